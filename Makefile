@@ -1,0 +1,37 @@
+# `make demo` and `make test` need Python >= 3.10 and nothing else.
+PYTHON ?= python3
+VENV ?= .venv
+BIN = $(VENV)/bin
+
+.PHONY: demo test test-all check docs clean
+.DELETE_ON_ERROR:
+
+$(VENV)/.demo: pyproject.toml
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --editable ".[examples]"
+	touch $@
+
+$(VENV)/.dev: pyproject.toml
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --editable ".[dev]"
+	touch $@ $(VENV)/.demo
+
+demo: $(VENV)/.demo ## Train full / InfoBatch / AlignPrune on digits with 40 % wrong labels
+	$(BIN)/python examples/digits.py
+
+test: $(VENV)/.dev ## Unit and integration tests, doctests
+	$(BIN)/python -m pytest -n 2
+
+test-all: $(VENV)/.dev ## The slow tests too
+	$(BIN)/python -m pytest -n 2 --run-slow
+
+check: $(VENV)/.dev ## Formatting, lint, types
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+
+docs: $(VENV)/.dev ## HTML pages in docs/_build, warnings are errors
+	$(BIN)/sphinx-build -W --keep-going -b html docs docs/_build
+
+clean:
+	rm -rf build dist docs/_build .pytest_cache .mypy_cache .ruff_cache

@@ -1,0 +1,61 @@
+"""The torch loss functions that the tap understands, and torch's divisors of their means."""
+
+import inspect
+from collections.abc import Callable
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+_FUNCTIONS: tuple[Callable[..., Tensor], ...] = (
+    F.cross_entropy,
+    F.nll_loss,
+    F.binary_cross_entropy,
+    F.binary_cross_entropy_with_logits,
+    F.mse_loss,
+    F.l1_loss,
+    F.smooth_l1_loss,
+    F.huber_loss,
+    F.kl_div,
+    F.poisson_nll_loss,
+    F.gaussian_nll_loss,
+    F.soft_margin_loss,
+    F.multi_margin_loss,
+    F.multilabel_margin_loss,
+    F.multilabel_soft_margin_loss,
+)
+#: Function -> its parameters in order, with their defaults.
+LOSS_FUNCTIONS: dict[Any, dict[str, Any]] = {
+    func: {name: p.default for name, p in inspect.signature(func).parameters.items()}
+    for func in _FUNCTIONS
+}
+_WITH_IGNORE_INDEX = (F.cross_entropy, F.nll_loss)
+# Their `weight` is a weight of elements whose sum divides the mean.
+_WITH_ELEMENT_WEIGHT = (F.mse_loss, F.l1_loss, F.smooth_l1_loss, F.huber_loss)
+_IGNORE_INDEX = -100
+
+
+def observed_elements(func: Any, bound: dict[str, Any], elements: Tensor) -> Tensor | None:
+    """Return which elements count, shape of ``elements``, bool; None if all do."""
+    if func not in _WITH_IGNORE_INDEX or bound["target"].is_floating_point():
+        return None
+    target: Tensor = bound["target"]
+    return target.ne(bound.get("ignore_index", _IGNORE_INDEX))
+
+
+def mean_divisor(func: Any, bound: dict[str, Any], elements: Tensor) -> Tensor | int:
+    """Return what torch divides the sum of ``elements`` by for ``reduction="mean"``."""
+    weight: Tensor | None = bound.get("weight")
+    if func in _WITH_ELEMENT_WEIGHT and weight is not None:
+        return torch.broadcast_to(weight, elements.shape).sum()
+    if func not in _WITH_IGNORE_INDEX:
+        return elements.numel()
+    target: Tensor = bound["target"]
+    if target.is_floating_point():
+        # Class probabilities: the mean is over samples and positions; ignore_index does not apply.
+        return elements.numel()
+    kept = target.ne(bound.get("ignore_index", _IGNORE_INDEX))
+    if weight is None:
+        return kept.sum()
+    return (weight[torch.where(kept, target, 0)] * kept).sum()

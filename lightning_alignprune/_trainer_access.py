@@ -1,0 +1,249 @@
+"""The only file that reads or writes what the Trainer, its loops and DataLoader keep to themselves.
+
+Checked on Lightning 2.5.0 to 2.6.6. Each access says why it is needed; the rest of the package
+calls these verbs and never reaches inside.
+"""
+
+import copy
+import math
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import partial
+from typing import Any
+
+import torch
+from lightning.fabric.utilities.distributed import DistributedSamplerWrapper
+from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch.utilities import CombinedLoader
+from lightning.pytorch.utilities.exceptions import MisconfigurationException
+from torch.utils.data import BatchSampler, DataLoader
+
+from lightning_alignprune.sampler import PrunedSampler
+
+Loader = DataLoader[Any]
+
+
+class FitTaps:
+    """Wrap four bound methods of one fit as instance attributes, and take the wrappers off again.
+
+    Instance attributes shadow the class's method for this Trainer only; nothing is patched
+    globally, and removing them restores the original exactly.
+
+    Args:
+        trainer: The Trainer whose fit begins.
+        on_train_loader: Called with the finished train loader; returns the one to use. It comes
+            last, after overfit_batches and sampler injection and before the first ``iter()``.
+        on_lengths: Called at the start of every epoch, when a loader's length may have changed.
+        around_training_step: Called as ``f(step, *args, **kwargs)`` in place of the step.
+        around_validation_step: Likewise.
+    """
+
+    def __init__(
+        self,
+        trainer: Trainer,
+        on_train_loader: Callable[[object], object],
+        on_lengths: Callable[[], None],
+        around_training_step: Callable[..., Any],
+        around_validation_step: Callable[..., Any] | None = None,
+    ) -> None:
+        self._undo: list[tuple[Any, str]] = []
+        self._in_setup_data = False
+        loop, strategy = trainer.fit_loop, trainer.strategy
+        setup_data, process = loop.setup_data, strategy.process_dataloader
+        training_step = strategy.training_step
+
+        def wrapped_setup_data() -> None:
+            # BatchSizeFinder runs val loaders through process_dataloader while `trainer.training`
+            # is true; only this flag says "this is the train loader".
+            self._in_setup_data = True
+            try:
+                setup_data()
+            finally:
+                self._in_setup_data = False
+            on_lengths()
+
+        def wrapped_process_dataloader(dataloader: object) -> object:
+            dataloader = process(dataloader)
+            return on_train_loader(dataloader) if self._in_setup_data else dataloader
+
+        self._wrap(loop, "setup_data", wrapped_setup_data)
+        self._wrap(strategy, "process_dataloader", wrapped_process_dataloader)
+        self._wrap(strategy, "training_step", partial(around_training_step, training_step))
+        if around_validation_step is not None:
+            self._wrap(
+                strategy,
+                "validation_step",
+                partial(around_validation_step, strategy.validation_step),
+            )
+
+    def _wrap(self, owner: Any, name: str, function: Callable[..., Any]) -> None:
+        owner.__dict__[name] = function
+        self._undo.append((owner, name))
+
+    def remove(self) -> None:
+        """Take all wrappers off; safe to call twice."""
+        for owner, name in self._undo:
+            owner.__dict__.pop(name, None)
+        self._undo.clear()
+
+
+def with_sampler(
+    loader: Loader, sampler: PrunedSampler, generator: torch.Generator | None = None
+) -> Loader:
+    """Return a shallow copy of a loader that draws from ``sampler``.
+
+    DataLoader forbids setting its sampler after construction, and building a new one would rerun
+    the constructors of subclasses. Writing the copy's ``__dict__`` does neither and leaves the
+    user's loader as it was. Batches come in order, since that is how their samples are known.
+    """
+    batch_sampler = loader.batch_sampler
+    assert batch_sampler is not None
+    new = copy.copy(loader)
+    attributes = new.__dict__
+    attributes["_iterator"] = None
+    attributes["sampler"] = sampler
+    attributes["batch_sampler"] = BatchSampler(sampler, sampler.batch_size, sampler.drop_last)
+    attributes["in_order"] = True
+    if generator is not None:
+        attributes["generator"] = generator
+    return new
+
+
+def train_loader(trainer: Trainer) -> Loader | None:
+    """Return the one train loader as the loop iterates it, or None before the loop has it.
+
+    ``trainer.train_dataloader`` returns the user's container, not the flattened loaders.
+    """
+    combined = trainer.fit_loop._combined_loader
+    return None if combined is None else combined.flattened[0]
+
+
+def num_train_loaders(trainer: Trainer) -> int:
+    """How many loaders the fit loop iterates together."""
+    combined = trainer.fit_loop._combined_loader
+    return 0 if combined is None else len(combined.flattened)
+
+
+def refresh_epoch_length(trainer: Trainer) -> None:
+    """Tell the loop how many batches the train loader has now.
+
+    Lightning works the lengths out once. Left alone, a shrunken epoch never reaches the batch at
+    which it would validate, and an epoch that grows back is cut at the old limit.
+    https://github.com/Lightning-AI/pytorch-lightning/issues/18023
+    """
+    loop = trainer.fit_loop
+    combined: CombinedLoader | None = loop._combined_loader
+    if combined is None:
+        return
+    limit = trainer.limit_train_batches
+    length = len(combined.flattened[0])
+    if isinstance(limit, int):
+        batches = min(length, limit)
+    else:
+        batches = length if limit == 1.0 else max(1, int(length * limit))
+    combined.limits = [batches]
+    loop.max_batches = batches
+    if getattr(trainer, "_val_check_time_interval", None) is not None:
+        return
+    interval = trainer.val_check_interval
+    if isinstance(interval, float):
+        trainer.val_check_batch = max(1, int(batches * interval))
+    elif trainer.check_val_every_n_epoch is not None:
+        trainer.val_check_batch = min(interval, batches)
+
+
+def restart_iteration(trainer: Trainer) -> None:
+    """Begin the train loader anew, so that a changed order reaches prefetching workers.
+
+    Lightning >= 2.5.3 does not do it on resume:
+    https://github.com/Lightning-AI/pytorch-lightning/issues/21938
+    """
+    fetcher = trainer.fit_loop._data_fetcher
+    assert fetcher is not None
+    iter(fetcher)
+
+
+def has_fetched(trainer: Trainer) -> bool:
+    """Say whether a tuner left a part-consumed iterator behind."""
+    fetcher = trainer.fit_loop._data_fetcher
+    return fetcher is not None and fetcher.fetched != 0
+
+
+def epochs_processed(trainer: Trainer) -> int:
+    """Number of epochs whose batches are all done; the number of the epoch to run next."""
+    current: Any = trainer.fit_loop.epoch_progress.current
+    return int(current.processed)
+
+
+def batches_to_skip(trainer: Trainer) -> int:
+    """Batches of the running epoch that a resumed run has behind it.
+
+    Lightning's ``batch_idx`` goes on counting, but the loader restarts at its beginning.
+    """
+    loop = trainer.fit_loop
+    progress = loop.epoch_loop.batch_progress
+    if not loop.restarting or progress.is_last_batch:
+        return 0
+    # A checkpoint written in on_train_batch_end comes before "completed" is counted up.
+    return int(progress.current.completed) + int(loop.epoch_loop.restarted_on_train_batch_end)
+
+
+def hold_finished_epoch_length(trainer: Trainer) -> None:
+    """Let the loop see that the epoch it was saved in, on its very last batch, is over.
+
+    It compares the batches done with the length of the *next* epoch, and goes on in the finished
+    one if that is longer.
+    """
+    trainer.fit_loop.max_batches = trainer.fit_loop.epoch_loop.batch_progress.current.ready
+
+
+def sampler_behind(sampler: Any) -> Any:
+    """Return the user's sampler inside Lightning's distributed wrapper of it, else ``sampler``."""
+    if isinstance(sampler, DistributedSamplerWrapper):
+        wrapped: Any = sampler.dataset
+        return wrapped._sampler
+    return sampler
+
+
+def steps_per_epoch(trainer: Trainer, batches: int | float) -> int:
+    """Optimizer steps in an epoch of ``batches`` batches."""
+    return math.ceil(batches / max(1, trainer.accumulate_grad_batches))
+
+
+def to_device(trainer: Trainer, module: LightningModule, batch: Any) -> Any:
+    """Convert and move a batch as the training loop does."""
+    batch = trainer.precision_plugin.convert_input(batch)
+    batch = module._on_before_batch_transfer(batch, dataloader_idx=0)
+    return trainer.strategy.batch_to_device(batch, dataloader_idx=0)
+
+
+@contextmanager
+def evaluating(trainer: Trainer) -> Iterator[None]:
+    """Make the Trainer look like validation, so that the user's hooks do not augment."""
+    stage = trainer.state.stage
+    trainer.validating = True
+    try:
+        with trainer.precision_plugin.val_step_context():
+            yield
+    finally:
+        trainer.state.stage = stage
+
+
+def check_trainer(trainer: Trainer) -> None:
+    """Refuse what cannot work, naming the setting and the way out."""
+    missing = [
+        name
+        for owner, name in (
+            (trainer.fit_loop, "_combined_loader"),
+            (trainer.fit_loop, "_data_fetcher"),
+            (trainer.fit_loop, "epoch_progress"),
+            (trainer.fit_loop, "setup_data"),
+            (trainer.strategy, "process_dataloader"),
+        )
+        if not hasattr(owner, name)
+    ]
+    if missing:
+        raise MisconfigurationException(
+            "DynamicPruningCallback: this Lightning has no "
+            f"{', '.join(missing)}. Use lightning >= 2.5, < 3."
+        )

@@ -1,0 +1,120 @@
+"""Alignment of loss trajectories with a reference trajectory.
+
+Legend: ``N`` samples, ``T`` recorded epochs. NaN in a trajectory marks an epoch in which the sample
+was not seen; NaN in the reference marks an epoch without a reference pass.
+"""
+
+from collections.abc import Sequence
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+Correlation = Literal["pearson", "cosine"]
+Missing = Literal["observed", "carry"]
+
+# T x chunk temporaries should stay in a CPU core's cache; a GPU wants few launches.
+CHUNK_SAMPLES_CPU, CHUNK_SAMPLES_CUDA = 16_384, 1 << 20
+_MIN_VARIANCE = 1e-12
+
+
+def alignment(
+    losses: Tensor | Sequence[Tensor],
+    reference: Tensor,
+    correlation: Correlation = "pearson",
+    min_observations: int = 4,
+    missing: Missing = "observed",
+    before: Tensor | None = None,
+) -> Tensor:
+    r"""Correlate each sample's loss trajectory with the reference's (Dynamic Alignment Score).
+
+    With m the epochs in which sample i was seen, v its losses and u the reference,
+
+    .. math:: \mathrm{DAS}_i = \frac{\langle a, b\rangle}{\lVert a\rVert\lVert b\rVert},\quad
+              a = v_m - \bar v_m,\; b = u_m - \bar u_m
+
+    for Pearson, and the same without subtracting the means for cosine. The reference is always
+    restricted to the epochs in which the sample was seen. High means that the sample is learned
+    like clean data. Cosine of non-negative losses is never negative, so only Pearson's sign says
+    "clean" or "wrong".
+
+    Args:
+        losses: Shape (T, N), or T tensors of shape (N,), any float dtype. Row t is epoch t.
+        reference: Shape (T,). Mean loss of the reference set after each of these epochs.
+        correlation: ``"pearson"`` or ``"cosine"``.
+        min_observations: Fewer seen epochs than this leave the score undefined. At least 2.
+        missing: ``"observed"`` uses only seen epochs; ``"carry"`` repeats the last loss.
+        before: Shape (N,). Last loss before the first row, for ``"carry"``. NaN where none.
+
+    Returns:
+        Shape (N,), float32, in [-1, 1]; NaN where fewer than ``min_observations`` epochs were seen
+        or where either trajectory is flat.
+
+    Raises:
+        ValueError: If the numbers of rows and of reference values differ.
+
+    Example:
+        >>> losses = torch.tensor([[2.2, 0.5], [1.4, 0.6], [1.1, 0.9], [0.4, 1.2]])
+        >>> alignment(losses, torch.tensor([2.0, 1.5, 1.0, 0.5]))
+        tensor([ 0.9870, -0.9798])
+
+    Note:
+        O(N * T) time; extra memory is one chunk of samples times T, not N times T. No host wait.
+    """
+    if len(losses) != len(reference):
+        raise ValueError(
+            f"alignment: expected as many reference values as rows of losses, got "
+            f"{len(reference)} and {len(losses)}. Row t must be the epoch of reference[t]."
+        )
+    rows = list(losses)
+    if not rows:
+        raise ValueError("alignment: expected at least one recorded epoch, got none.")
+    device, num_samples = rows[0].device, rows[0].shape[0]
+    # Centring u once keeps float32 exact enough when the reference hardly moves.
+    u = reference.to(device=device, dtype=torch.float64)
+    if correlation == "pearson":
+        u = u - u.nanmean()
+    has_reference = ~u.isnan()
+    u = u.nan_to_num(nan=0.0).float()
+    score = torch.empty(num_samples, device=device, dtype=torch.float32)
+    size = CHUNK_SAMPLES_CUDA if device.type == "cuda" else CHUNK_SAMPLES_CPU
+    for start in range(0, num_samples, size):
+        part = slice(start, start + size)
+        v = torch.stack([row[part] for row in rows]).float()
+        if missing == "carry":
+            _carry_forward(v, None if before is None else before[part])
+        score[part] = _align_chunk(v, u, has_reference, correlation, max(2, min_observations))
+    return score
+
+
+def _carry_forward(v: Tensor, before: Tensor | None) -> None:
+    last = v[0] if before is None else before.float()
+    for row in v:
+        torch.where(row.isnan(), last, row, out=row)
+        last = row
+
+
+def _align_chunk(
+    v: Tensor, u: Tensor, has_reference: Tensor, correlation: Correlation, min_observations: int
+) -> Tensor:
+    seen = v.isnan().logical_not_().logical_and_(has_reference.unsqueeze(1))
+    v = torch.where(seen, v, 0.0)
+    m = seen.to(v.dtype)
+    n = m.sum(0)
+    u = u.unsqueeze(1)
+    if correlation == "pearson":
+        mean = v.sum(0) / n
+        a = v.sub_(mean).mul_(m)
+        b = (u - (u.T @ m) / n).mul_(m)
+        # A constant row leaves rounding noise of a few ulp of its mean, which is no variation.
+        noise = (8 * torch.finfo(torch.float32).eps) * mean
+        floor = (n * noise.square()).clamp_(min=_MIN_VARIANCE)
+    else:
+        a, b = v, u * m
+        floor = torch.tensor(_MIN_VARIANCE, device=v.device)
+    aa = torch.einsum("tn,tn->n", a, a)
+    bb = torch.einsum("tn,tn->n", b, b)
+    ab = torch.einsum("tn,tn->n", a, b)
+    defined = (n >= min_observations) & (aa > floor) & (bb > _MIN_VARIANCE)
+    score = (ab / (aa * bb).sqrt()).clamp_(-1.0, 1.0)
+    return score.masked_fill_(~defined, torch.nan)

@@ -1,0 +1,163 @@
+"""From scores to the samples of the next epoch: pure selection rules.
+
+Legend: ``N`` samples. A selection rule sees only tensors and numbers. ``all_reduce`` sums a tensor
+over the ranks that each hold a share of the samples; without it one process holds them all.
+"""
+
+from collections.abc import Callable
+from typing import Literal, NamedTuple
+
+import torch
+from torch import Tensor
+
+from lightning_alignprune.functional.draws import sample_keys
+
+AllReduce = Callable[[Tensor], Tensor]
+Rescale = Literal["expectation", "none"]
+_RADIX_BITS = 16
+
+
+class Selection(NamedTuple):
+    """Which samples train next epoch, and how much each counts.
+
+    Attributes:
+        kept: Shape (N,), bool.
+        weights: Shape (N,), float32, the factor on each sample's loss; None means 1 for all.
+    """
+
+    kept: Tensor
+    weights: Tensor | None = None
+
+
+def full_selection(num_samples: int, device: torch.device | str = "cpu") -> Selection:
+    """Keep every sample with weight 1.
+
+    Example:
+        >>> full_selection(3).kept.tolist()
+        [True, True, True]
+    """
+    return Selection(torch.ones(num_samples, dtype=torch.bool, device=device))
+
+
+def draw_fixed_count(
+    candidates: Tensor,
+    count: int,
+    indices: Tensor,
+    seed: int,
+    epoch: int,
+    stream: int = 0,
+    all_reduce: AllReduce | None = None,
+) -> Tensor:
+    """Draw exactly ``count`` of the candidates, uniformly and without replacement.
+
+    The draw keeps the samples with the smallest keys of
+    :func:`~lightning_alignprune.functional.sample_keys`, so it is the same wherever it is computed.
+
+    Args:
+        candidates: Shape (N,), bool.
+        count: How many to keep over all ranks; capped by the number of candidates.
+        indices: Shape (N,), int64. The samples' indices in the data set.
+        seed: The run's seed.
+        epoch: The epoch the draw is for.
+        stream: Number of the draw within the epoch.
+        all_reduce: Sums over ranks when each holds only its share of the samples.
+
+    Returns:
+        Shape (N,), bool, a subset of ``candidates``.
+
+    Example:
+        >>> drawn = draw_fixed_count(torch.arange(10) < 8, 3, torch.arange(10), seed=0, epoch=0)
+        >>> int(drawn.sum()), bool((drawn & (torch.arange(10) >= 8)).any())
+        (3, False)
+
+    Note:
+        O(N) expected; one host synchronisation.
+    """
+    if count <= 0:
+        return torch.zeros_like(candidates)
+    positions = candidates.nonzero().squeeze(1)
+    keys = sample_keys(indices[positions], seed, epoch, stream)
+    if all_reduce is None:
+        if count >= len(keys):
+            return candidates.clone()
+        threshold: Tensor | int | None = keys.kthvalue(count).values
+    else:
+        threshold = _kth_smallest_over_ranks(keys, count, all_reduce)
+    if threshold is None:
+        return candidates.clone()
+    drawn = torch.zeros_like(candidates)
+    drawn[positions[keys <= threshold]] = True
+    return drawn
+
+
+def _kth_smallest_over_ranks(keys: Tensor, count: int, all_reduce: AllReduce) -> int | None:
+    """Find the count-th smallest key over all ranks by four histograms of 16 bits each."""
+    bins = 1 << _RADIX_BITS
+    remaining, prefix = keys, 0
+    for level in range(4):
+        shift = 64 - _RADIX_BITS * (level + 1)
+        digit = (remaining >> shift) & (bins - 1)
+        if level == 0:  # the top digit carries the sign: order negative keys first
+            digit ^= bins >> 1
+        below = all_reduce(torch.bincount(digit, minlength=bins)).cumsum(0)
+        if level == 0 and int(below[-1]) <= count:
+            return None
+        at = int((below < count).sum())
+        count -= int(below[at - 1]) if at else 0
+        remaining = remaining[digit == at]
+        prefix = (prefix << _RADIX_BITS) | (at ^ (bins >> 1) if level == 0 else at)
+    return prefix - (1 << 64) if prefix >> 63 else prefix
+
+
+def infobatch_selection(
+    scores: Tensor,
+    prune_probability: float,
+    indices: Tensor,
+    seed: int,
+    epoch: int,
+    rescale: Rescale = "expectation",
+    all_reduce: AllReduce | None = None,
+) -> Selection:
+    """Drop a random share of the samples whose score is below the mean score (InfoBatch).
+
+    ``low = {score < mean of the defined scores}``; ``floor((1 - prune_probability) * |low|)`` of
+    them stay, drawn uniformly. With ``rescale="expectation"`` each kept low sample gets the weight
+    ``|low| / |kept low|``, which makes the weighted sum over the selection an exactly unbiased
+    estimate of the sum over all samples. Samples with a NaN score are kept and left out of the
+    mean.
+
+    Args:
+        scores: Shape (N,). High means keep; NaN means undefined.
+        prune_probability: Chance in [0, 1] that a low sample is dropped this epoch.
+        indices: Shape (N,), int64. The samples' indices in the data set.
+        seed: The run's seed.
+        epoch: The epoch the selection is for.
+        rescale: ``"expectation"`` or ``"none"``.
+        all_reduce: Sums over ranks when each holds only its share of the samples.
+
+    Returns:
+        The selection; ``weights`` is None when all are 1.
+
+    Example:
+        >>> scores = torch.tensor([0.1, 0.2, 0.3, 0.4, 2.0])
+        >>> kept, weights = infobatch_selection(scores, 0.5, torch.arange(5), seed=0, epoch=1)
+        >>> int(kept.sum()), float(weights[kept].sum()), bool(kept[4])
+        (3, 5.0, True)
+
+    Note:
+        O(N) expected time, O(N) extra memory; two host synchronisations.
+    """
+    defined = ~scores.isnan()
+    totals = torch.stack([scores.nansum(dtype=torch.float64), defined.sum(dtype=torch.float64)])
+    total, count = (all_reduce(totals) if all_reduce else totals).tolist()
+    low = scores < (total / count if count else float("nan"))
+    num_low_here = low.sum()
+    num_low = int(all_reduce(num_low_here) if all_reduce else num_low_here)
+    num_stay = int((1.0 - prune_probability) * num_low + 1e-9)
+    stay = draw_fixed_count(low, num_stay, indices, seed, epoch, all_reduce=all_reduce)
+    kept = stay | ~low
+    if rescale == "none" or num_stay in (0, num_low):
+        return Selection(kept)
+    weights = torch.ones(scores.shape, device=scores.device)
+    weights[stay] = num_low / num_stay
+    return Selection(kept, weights)

@@ -1,0 +1,89 @@
+"""From the train loader that Lightning ended with to a `PrunedSampler` that takes its place."""
+
+from typing import Any
+
+from lightning.pytorch.utilities.exceptions import MisconfigurationException
+from torch.utils.data import (
+    BatchSampler,
+    DataLoader,
+    DistributedSampler,
+    IterableDataset,
+    RandomSampler,
+    SequentialSampler,
+)
+
+from lightning_alignprune import _trainer_access as access
+from lightning_alignprune.sampler import PrunedSampler, describe
+
+_OWNER = "DynamicPruningCallback"
+
+
+def check_loader(loader: object) -> DataLoader[Any]:
+    """Return the loader if its samples can be known and chosen.
+
+    Raises:
+        MisconfigurationException: With the reason and the way out, if not.
+    """
+    if not isinstance(loader, DataLoader):
+        raise _refused(
+            "a torch DataLoader for training", type(loader).__name__, "Use a DataLoader."
+        )
+    if isinstance(loader.dataset, IterableDataset):
+        raise _refused(
+            "a map-style training set",
+            "an IterableDataset, whose samples have no indices",
+            "Give a dataset with __len__ and __getitem__.",
+        )
+    if loader.batch_size is None and loader.batch_sampler is None:
+        raise _refused(
+            "a DataLoader that makes batches",
+            "batch_size=None, where each item is a batch of unknown samples",
+            "Let the DataLoader batch single samples.",
+        )
+    if type(loader.batch_sampler) is not BatchSampler:
+        raise _refused(
+            "a plain torch BatchSampler",
+            describe(loader.batch_sampler),
+            "Pass batch_size, shuffle or sampler to the DataLoader instead of batch_sampler.",
+        )
+    if len(loader.dataset) == 0:  # type: ignore[arg-type]
+        raise _refused("a training set with samples", "an empty one", "Check the dataset.")
+    return loader
+
+
+def sampler_for(loader: DataLoader[Any], seed: int) -> PrunedSampler:
+    """Make the sampler that draws like the loader's own, for this rank.
+
+    A random sampler becomes our epoch-seeded permutation, a sequential one stays in order, a
+    user's own sampler keeps drawing in its order and pruned samples are left out of what it draws.
+    """
+    batch_sampler = loader.batch_sampler
+    assert isinstance(batch_sampler, BatchSampler)
+    num_replicas, rank = 1, 0
+    sampler: Any = batch_sampler.sampler
+    shuffle = False
+    if isinstance(sampler, DistributedSampler):
+        num_replicas, rank, shuffle = sampler.num_replicas, sampler.rank, sampler.shuffle
+        sampler = access.sampler_behind(sampler)
+    base = None
+    if type(sampler) is RandomSampler and not sampler.replacement:
+        num_drawn = sampler.num_samples
+        if num_drawn != len(loader.dataset):  # type: ignore[arg-type]
+            base = sampler
+        shuffle = True
+    elif type(sampler) not in (SequentialSampler, DistributedSampler):
+        base = sampler
+    return PrunedSampler(
+        len(loader.dataset),  # type: ignore[arg-type]
+        shuffle=shuffle,
+        seed=seed,
+        batch_size=batch_sampler.batch_size,
+        drop_last=batch_sampler.drop_last,
+        num_replicas=num_replicas,
+        rank=rank,
+        base=base,
+    )
+
+
+def _refused(expected: str, got: str, remedy: str) -> MisconfigurationException:
+    return MisconfigurationException(f"{_OWNER}: expected {expected}, got {got}. {remedy}")

@@ -1,0 +1,267 @@
+"""Per-sample losses, and exact weights on them, out of an unmodified ``training_step``.
+
+`LossTap` is a ``TorchFunctionMode``: while it is active, calls of torch's loss functions pass
+through it, whether they come from ``F.cross_entropy`` or from ``nn.CrossEntropyLoss``. It must be
+entered and left around one step, never across hooks: an exception would leave it in the process.
+
+Legend: ``B`` samples in the batch.
+"""
+
+import sys
+from dataclasses import dataclass, field
+from types import FrameType
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+from torch.overrides import TorchFunctionMode
+from typing_extensions import override
+
+from lightning_alignprune._loss_functions import LOSS_FUNCTIONS, mean_divisor, observed_elements
+
+
+class TappedCall(NamedTuple):
+    """One loss-function call that the tap saw.
+
+    Attributes:
+        losses: Shape (B,), detached, float32. NaN where every element of a sample is ignored,
+            infinite where the loss was NaN or infinite.
+        output: What the module's code got, attached to the graph.
+        reduction: ``"mean"``, ``"batchmean"``, ``"sum"`` or ``"none"``.
+        logits: The first argument of the call, detached; its second in ``target``.
+        target: See ``logits``.
+    """
+
+    losses: Tensor
+    output: Tensor
+    reduction: str
+    logits: Tensor
+    target: Tensor
+
+
+class _WeightedGradient(torch.autograd.Function):
+    """Identity whose gradient is multiplied by per-element weights."""
+
+    @staticmethod
+    def forward(ctx: Any, values: Tensor, weights: Tensor) -> Tensor:
+        ctx.save_for_backward(weights)
+        return values.view_as(values)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None]:
+        (weights,) = ctx.saved_tensors
+        return grads[0] * weights, None
+
+
+def weight_gradient(values: Tensor, weights: Tensor) -> Tensor:
+    """Return ``values`` unchanged, with row i's gradient multiplied by ``weights[i]``.
+
+    Exact for any loss in which row i only enters sample i's term, such as a focal loss.
+    """
+    shaped = weights.to(values.dtype).view(-1, *[1] * (values.ndim - 1))
+    result: Tensor = _WeightedGradient.apply(values, shaped)
+    return result
+
+
+class LossTap(TorchFunctionMode):
+    """Record per-sample losses of torch loss functions, and weight them.
+
+    Calls whose first argument has B rows are tapped. Without weights the original call is made,
+    so value and gradient are torch's own to the bit; its vector comes from a second call without
+    gradients. With weights the value is ``sum(w * elements) / torch's own divisor``; for
+    ``reduction="none"`` the caller's elements keep their values and only gradients are weighted,
+    because the caller may do anything to them afterwards.
+
+    Args:
+        rows: Tensor with B rows, or None to tap calls of any batch size.
+        weights: Shape (B,), float32, or None for 1.
+        with_grad_only: Pass calls made with gradients disabled through unseen.
+        plain: Record cross-entropy without label smoothing.
+    """
+
+    def __init__(
+        self,
+        rows: Tensor | None = None,
+        weights: Tensor | None = None,
+        with_grad_only: bool = True,
+        plain: bool = False,
+    ) -> None:
+        super().__init__()
+        # A tensor, not its length: torch.compile would recompile for every new int.
+        self.rows = rows
+        self.weights = weights
+        self.with_grad_only = with_grad_only
+        self.plain = plain
+        self.calls: list[TappedCall] = []
+
+    @override
+    def __torch_function__(
+        self, func: Any, types: Any, args: Any = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        kwargs = kwargs or {}
+        if func not in LOSS_FUNCTIONS:
+            return func(*args, **kwargs)
+        if not torch.compiler.is_compiling() and _is_replay(sys._getframe(3)):
+            return func(*args, **kwargs)
+        return self._tap(func, args, kwargs)
+
+    def _tap(self, func: Any, args: Any, kwargs: dict[str, Any]) -> Any:
+        parameters = LOSS_FUNCTIONS[func]
+        bound: dict[str, Any] = {
+            **parameters,
+            **dict(zip(parameters, args, strict=False)),
+            **kwargs,
+        }
+        first = bound["input"]
+        if (
+            bound.get("size_average") is not None
+            or bound.get("reduce") is not None
+            or (self.with_grad_only and not torch.is_grad_enabled())
+            or first.ndim == 0
+            or (self.rows is not None and first.shape[0] != self.rows.shape[0])
+        ):
+            return func(*args, **kwargs)
+        reduction = bound["reduction"]
+        bound["reduction"] = "none"
+        if self.weights is None:
+            output = func(*args, **kwargs)
+            with torch.no_grad():
+                elements = func(**bound)
+        else:
+            elements = func(**bound)
+            output = _reduced(func, bound, elements, self.weights, reduction)
+        self.calls.append(
+            TappedCall(
+                self._losses(func, bound, elements),
+                output,
+                reduction,
+                first.detach(),
+                bound["target"],
+            )
+        )
+        return output
+
+    def _losses(self, func: Any, bound: dict[str, Any], elements: Tensor) -> Tensor:
+        if self.plain and bound.get("label_smoothing"):
+            with torch.no_grad():
+                elements = func(**{**bound, "label_smoothing": 0.0})
+        elements = elements.detach().float()
+        observed = observed_elements(func, bound, elements)
+        if observed is None:
+            losses = elements if elements.ndim == 1 else elements.flatten(1).mean(1)
+            return torch.nan_to_num(losses, nan=torch.inf, posinf=torch.inf, neginf=-torch.inf)
+        total = elements.reshape(len(elements), -1).sum(1)
+        total = torch.nan_to_num(total, nan=torch.inf, posinf=torch.inf, neginf=-torch.inf)
+        return total / observed.reshape(len(observed), -1).sum(1)
+
+
+def _reduced(
+    func: Any, bound: dict[str, Any], elements: Tensor, weights: Tensor, reduction: str
+) -> Tensor:
+    if reduction == "none":
+        return weight_gradient(elements, weights)
+    shaped = weights.to(elements.dtype).view(-1, *[1] * (elements.ndim - 1))
+    total = (elements * shaped).sum()
+    if reduction == "sum":
+        return total
+    if reduction == "batchmean":
+        return total / elements.shape[0]
+    return total / mean_divisor(func, bound, elements)
+
+
+def _is_replay(caller: FrameType) -> bool:
+    """Say whether a traced graph makes the call, not the module.
+
+    Dynamo's "eager" backend runs the traced calls, the tap's own among them, as Python under the
+    active mode, and they must not be tapped twice.
+    """
+    return caller.f_code.co_filename.startswith("<eval_with_key>")
+
+
+class UnseenLossError(RuntimeError):
+    """No per-sample loss could be read from a step."""
+
+
+@dataclass
+class TappedStep:
+    """What one ``training_step`` gave: its loss, the tapped calls, the user's own vector.
+
+    Attributes:
+        num_samples: B.
+        loss: The step's loss as the module returned it, or None if it returned none.
+        calls: The loss-function calls with B rows.
+        user_losses: The module's own ``sample_loss``, shape (B,), or None.
+    """
+
+    num_samples: int
+    loss: Tensor | None
+    calls: list[TappedCall] = field(default_factory=list)
+    user_losses: Tensor | None = None
+
+    def sample_losses(self) -> Tensor:
+        """Return each sample's loss, shape (B,), float32.
+
+        The module's own ``sample_loss`` wins. One tapped call gives its vector. Several are added
+        with the coefficients that they have in the step's loss, read off the autograd graph.
+
+        Raises:
+            UnseenLossError: If the step shows no per-sample loss.
+        """
+        if self.user_losses is not None:
+            losses = self.user_losses.detach().float()
+            return torch.nan_to_num(losses, nan=torch.inf, posinf=torch.inf, neginf=-torch.inf)
+        if len(self.calls) == 1:
+            return self.calls[0].losses
+        if not self.calls or self.loss is None:
+            raise UnseenLossError
+        return _combined(self.loss, self.calls)
+
+    def batch_loss(self) -> Tensor:
+        """Return the step's loss as a detached float32 scalar.
+
+        Raises:
+            UnseenLossError: If the step returned no loss.
+        """
+        if self.loss is None:
+            raise UnseenLossError
+        return torch.nan_to_num(self.loss.detach().float(), nan=torch.inf, posinf=torch.inf)
+
+
+def _combined(loss: Tensor, calls: list[TappedCall]) -> Tensor:
+    outputs = [call.output for call in calls]
+    attached = [out for out in outputs if out.requires_grad]
+    if not (loss.requires_grad and attached):
+        raise UnseenLossError
+    found = torch.autograd.grad(loss, attached, retain_graph=True, allow_unused=True)
+    by_id = {id(out): grad for out, grad in zip(attached, found, strict=True)}
+    total: Tensor | None = None
+    for call in calls:
+        coefficient = by_id.get(id(call.output))
+        if coefficient is None:  # a metric beside the loss
+            continue
+        if call.reduction == "none":
+            share = (coefficient * call.output.detach()).float()
+            part = share.reshape(len(share), -1).sum(1) * len(share)
+        else:
+            scale = len(call.losses) if call.reduction == "sum" else 1
+            part = call.losses * (coefficient.float() * scale)
+        total = part if total is None else total + part
+    if total is None:
+        raise UnseenLossError
+    return total
+
+
+def is_part_of(loss: Tensor, calls: list[TappedCall]) -> bool:
+    """Say whether any of the tapped calls feeds the loss; True where the graph cannot tell.
+
+    A compiled step is one opaque node: its outputs hang side by side, not one behind the other.
+    """
+    outputs = [call.output for call in calls if call.output.requires_grad]
+    if not loss.requires_grad or any(loss is out for out in outputs):
+        return True
+    if not outputs:
+        return False
+    if any(type(x.grad_fn).__name__.startswith("CompiledFunction") for x in (loss, *outputs)):
+        return True
+    found = torch.autograd.grad(loss, outputs, retain_graph=True, allow_unused=True)
+    return any(grad is not None for grad in found)

@@ -1,0 +1,68 @@
+"""The policy interface: which samples train next epoch, with which weight."""
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from lightning_alignprune.functional.draws import draw_seed
+from lightning_alignprune.functional.selection import AllReduce, Selection
+from lightning_alignprune.schedule import Finish
+from lightning_alignprune.trajectories import LossTrajectories
+
+
+@dataclass(frozen=True)
+class SelectionContext:
+    """What a policy may know beside the scores, the same on every rank.
+
+    Attributes:
+        epoch: The epoch the selection is for.
+        num_selections: How many selections this run made before this one.
+        seed: Seed of the run's draws.
+        indices: Shape (N,), int64, data-set indices of the scored samples.
+        trajectories: The recorded losses.
+        all_reduce: Sums a tensor over the ranks that each hold a share of the samples; None when
+            this process holds them all.
+    """
+
+    epoch: int
+    num_selections: int
+    seed: int
+    indices: Tensor
+    trajectories: LossTrajectories
+    all_reduce: AllReduce | None = None
+
+    def total(self, value: Tensor) -> Tensor:
+        """Sum a tensor over all shares of the data set."""
+        return self.all_reduce(value) if self.all_reduce else value
+
+    def generator(self) -> torch.Generator:
+        """Return a CPU generator seeded by (seed, epoch), for draws that are not per sample."""
+        return torch.Generator().manual_seed(draw_seed(self.seed, self.epoch))
+
+
+class Policy(ABC):
+    """Turn scores into the next epoch's selection.
+
+    Subclass it for a policy of your own; :meth:`select` is all it needs.
+
+    Attributes:
+        finish: What the last epochs train on unless the schedule says otherwise.
+        keep_fraction: Share of samples that a ``"partial"`` finish draws each epoch.
+    """
+
+    finish: Finish = "full"
+    keep_fraction: float = 1.0
+
+    @abstractmethod
+    def select(self, scores: Tensor, context: SelectionContext) -> Selection:
+        """Select the samples of ``context.epoch``.
+
+        Args:
+            scores: Shape (N,), float32. High = keep, NaN = undefined (keep such a sample).
+            context: Epoch, seed, indices and trajectories.
+
+        Returns:
+            ``Selection(kept, weights)``; weights None means 1 for all.
+        """

@@ -1,0 +1,73 @@
+"""InfoBatch: unbiased dynamic pruning (Qin et al., ICLR 2024)."""
+
+from torch import Tensor
+from typing_extensions import override
+
+from lightning_alignprune._checks import check_choice, check_number
+from lightning_alignprune.functional.selection import Rescale, Selection, infobatch_selection
+from lightning_alignprune.policies.base import Policy, SelectionContext
+
+
+class InfoBatch(Policy):
+    """Drop samples whose score is below the mean with a fixed probability; weight up the rest.
+
+    With ``LastLoss`` this is InfoBatch: easy samples are dropped. With ``DynamicAlignment`` it is
+    AlignPrune on InfoBatch: samples that are not learned like clean data are dropped.
+
+    Args:
+        prune_probability: Chance r in [0, 1] that a sample below the mean is dropped in an epoch.
+            It comes back by the next draw with probability 1 - r; with 1.0 it stays out for as
+            long as its score stays low. 0.5 in the paper, 0.75 for very large sets.
+        rescale: ``"expectation"`` weights kept low samples by ``|low| / |kept low|``, so that the
+            expected gradient is that of the full set, *wrong labels included*. ``"none"`` weights
+            nothing: what is dropped is really gone.
+        keep_floor: Smallest share of low samples that is kept, in [0, 1]. The public code has 0.1.
+
+    Raises:
+        ValueError: If a value is out of range.
+
+    Note:
+        Parity: the public code weights by ``1 / (1 - r)`` after rounding the kept count down, which
+        is slightly biased; ours is exact. It clips r to 0.9, which is ``keep_floor=0.1`` here. It
+        starts all scores at 3.0; here a sample without a score is kept and left out of the mean.
+        Its weights of the last pruned epoch stay on in the finish unless the number of epochs is a
+        multiple of 8; ours are reset. Its draws do not depend on the run's seed; ours do.
+    """
+
+    finish = "full"
+
+    def __init__(
+        self,
+        prune_probability: float = 0.5,
+        rescale: Rescale = "expectation",
+        keep_floor: float = 0.0,
+    ) -> None:
+        owner = "InfoBatch"
+        check_number(
+            owner,
+            "prune_probability",
+            prune_probability,
+            low=0.0,
+            high=1.0,
+            remedy="0 prunes nothing, 1 drops every sample below the mean score.",
+        )
+        check_choice(owner, "rescale", rescale, ("expectation", "none"))
+        check_number(
+            owner, "keep_floor", keep_floor, low=0.0, high=1.0, remedy="0.1 is the public code's."
+        )
+        self.prune_probability = prune_probability
+        self.rescale: Rescale = rescale
+        self.keep_floor = keep_floor
+        self.keep_fraction = max(keep_floor, 1.0 - prune_probability)
+
+    @override
+    def select(self, scores: Tensor, context: SelectionContext) -> Selection:
+        return infobatch_selection(
+            scores,
+            1.0 - self.keep_fraction,
+            context.indices,
+            context.seed,
+            context.epoch,
+            rescale=self.rescale,
+            all_reduce=context.all_reduce,
+        )

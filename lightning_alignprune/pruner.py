@@ -1,0 +1,229 @@
+"""`Pruner`: signal, score, policy and schedule at work on the trajectories, without a Trainer."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from lightning_alignprune.functional.selection import Selection, draw_fixed_count
+from lightning_alignprune.policies import Policy, SelectionContext
+from lightning_alignprune.schedule import PruningSchedule
+from lightning_alignprune.scores import Score
+from lightning_alignprune.signals import Signal
+from lightning_alignprune.trajectories import LossTrajectories, StorageDtype
+
+STATE_VERSION = 1
+_FINISH_STREAM = 1
+
+
+class BadLossError(RuntimeError):
+    """A recorded loss is NaN or infinite."""
+
+
+@dataclass
+class Decision:
+    """What was decided for an epoch.
+
+    Attributes:
+        epoch: The epoch it is for.
+        selection: The samples and weights; None means every sample with weight 1.
+        scores: The scores it rests on, shape (N,), or None if none were computed.
+        is_fallback: Whether the policy kept nothing and everything is trained instead.
+    """
+
+    epoch: int
+    selection: Selection | None
+    scores: Tensor | None = None
+    is_fallback: bool = False
+
+
+class Pruner:
+    """Own the trajectories and decide, after each epoch, what the next one trains on.
+
+    Args:
+        num_samples: N, the length of the training set.
+        signal: What is recorded.
+        score: How good a sample is.
+        policy: Which samples train.
+        schedule: When.
+        seed: Seed of the policy's draws.
+        device: Where trajectories and scores live.
+        dtype: Storage type of closed rows.
+        keep_history: Keep the rows of all epochs, whatever the score needs.
+    """
+
+    def __init__(
+        self,
+        num_samples: int,
+        signal: Signal,
+        score: Score,
+        policy: Policy,
+        schedule: PruningSchedule,
+        seed: int = 0,
+        device: torch.device | str = "cpu",
+        dtype: StorageDtype = "float32",
+        keep_history: bool = False,
+    ) -> None:
+        self.signal, self.score, self.policy, self.schedule = signal, score, policy, schedule
+        self.seed = seed
+        window = None if keep_history else score.window
+        self.trajectories = LossTrajectories(num_samples, window, device, dtype)
+        self.indices = torch.arange(num_samples, device=device)
+        self.decision = Decision(0, None)
+        self.num_selections = 0
+        self.num_trained = 0
+        self.num_possible = 0
+
+    @property
+    def finish(self) -> str:
+        """How the run finishes: the schedule's word, else the policy's habit."""
+        return self.schedule.finish or self.policy.finish
+
+    def close_epoch(self, epoch: int, reference: Tensor | None, skip_bad: bool = False) -> int:
+        """Take the running epoch into the history.
+
+        Args:
+            epoch: The epoch that ended.
+            reference: Mean loss of the reference set, a scalar.
+            skip_bad: Treat NaN and infinite losses as not observed instead of raising.
+
+        Returns:
+            How many samples were seen in the epoch.
+
+        Raises:
+            BadLossError: If a loss is NaN or infinite and ``skip_bad`` is off.
+
+        Note:
+            One host synchronisation.
+        """
+        running = self.trajectories.running
+        bad = running.isinf()
+        seen = ~running.isnan()
+        num_bad: int
+        num_seen: int
+        num_bad, num_seen = torch.stack([bad.sum(), seen.sum()]).tolist()
+        if num_bad and not skip_bad:
+            first = int(bad.nonzero()[0])
+            raise BadLossError(
+                f"expected finite losses, got NaN or inf for {num_bad} sample(s) in epoch {epoch}, "
+                f"first for sample {first}. Look at that sample and at the learning rate, or pass "
+                "on_nonfinite_loss='skip' to treat such losses as not observed."
+            )
+        if num_bad:
+            running[bad] = torch.nan
+        self.num_trained += num_seen
+        self.num_possible += self.trajectories.num_samples
+        self.trajectories.close_epoch(epoch, reference, self.signal.close_epoch)
+        return num_seen
+
+    def decide(self, epoch: int, progress_after: float) -> Decision:
+        """Decide what ``epoch`` trains on.
+
+        Args:
+            epoch: The next epoch.
+            progress_after: Share of the run done when that epoch ends.
+        """
+        finishing = self.schedule.is_finishing(progress_after)
+        prunes = self.schedule.should_prune(epoch, progress_after)
+        if finishing and self.finish == "selected" and epoch >= self.schedule.start_epoch:
+            prunes = True
+        scores = self.score.compute(self.trajectories) if prunes else None
+        selection: Selection | None = None
+        if scores is not None:
+            context = SelectionContext(
+                epoch, self.num_selections, self.seed, self.indices, self.trajectories
+            )
+            selection = self.policy.select(scores, context)
+            self.num_selections += 1
+        elif finishing and self.finish == "partial":
+            selection = self._random_share(epoch)
+        self.decision = _checked(Decision(epoch, selection, scores), self.policy)
+        return self.decision
+
+    def _random_share(self, epoch: int) -> Selection:
+        num_samples = self.trajectories.num_samples
+        return Selection(
+            draw_fixed_count(
+                torch.ones(num_samples, dtype=torch.bool, device=self.indices.device),
+                int(self.policy.keep_fraction * num_samples),
+                self.indices,
+                self.seed,
+                epoch,
+                stream=_FINISH_STREAM,
+            )
+        )
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return tensors and primitives only."""
+        selection = self.decision.selection
+        return {
+            "version": STATE_VERSION,
+            "made_by": self._made_by(),
+            "trajectories": self.trajectories.state_dict(),
+            "signal": self.signal.state_dict(),
+            "epoch": self.decision.epoch,
+            "kept": None if selection is None else selection.kept,
+            "weights": None if selection is None else selection.weights,
+            "num_selections": self.num_selections,
+            "num_trained": self.num_trained,
+            "num_possible": self.num_possible,
+            "seed": self.seed,
+        }
+
+    def _made_by(self) -> dict[str, str]:
+        parts = {"signal": self.signal, "score": self.score, "policy": self.policy}
+        return {role: type(part).__name__ for role, part in parts.items()}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Take over a saved state.
+
+        Raises:
+            ValueError: If it was saved for another number of samples, by another signal, score or
+                policy, or by a newer version of this package.
+        """
+        if state["version"] > STATE_VERSION:
+            raise ValueError(
+                f"expected a checkpoint state of version {STATE_VERSION} or older, got "
+                f"{state['version']}. Update lightning-alignprune."
+            )
+        saved, ours = state["made_by"], self._made_by()
+        changed = [role for role in ours if saved[role] != ours[role]]
+        if changed:
+            was = ", ".join(f"{role}={saved[role]}" for role in changed)
+            now = ", ".join(f"{role}={ours[role]}" for role in changed)
+            raise ValueError(
+                f"expected the checkpoint's {was}, got {now}. Resume with the same objects, or "
+                "start a new run from the weights alone."
+            )
+        self.trajectories.load_state_dict(state["trajectories"])
+        self.signal.load_state_dict(state["signal"])
+        device = self.indices.device
+        kept, weights = state["kept"], state["weights"]
+        selection = None
+        if kept is not None:
+            selection = Selection(kept.to(device), None if weights is None else weights.to(device))
+        self.decision = Decision(state["epoch"], selection)
+        self.num_selections = state["num_selections"]
+        self.num_trained = state["num_trained"]
+        self.num_possible = state["num_possible"]
+        self.seed = state["seed"]
+
+
+def _checked(decision: Decision, policy: Policy) -> Decision:
+    selection = decision.selection
+    if selection is None:
+        return decision
+    if selection.kept.dtype != torch.bool or (
+        decision.scores is not None and selection.kept.shape != decision.scores.shape
+    ):
+        raise ValueError(
+            f"{type(policy).__name__}.select: expected kept of dtype bool with one entry per "
+            f"sample, got {selection.kept.dtype} of shape {tuple(selection.kept.shape)}."
+        )
+    num_kept = int(selection.kept.sum())
+    if num_kept == len(selection.kept) and selection.weights is None:
+        decision.selection = None
+    elif num_kept == 0:
+        decision.selection, decision.is_fallback = None, True
+    return decision

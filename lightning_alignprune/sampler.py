@@ -1,0 +1,208 @@
+"""`PrunedSampler`: the order of the kept samples, per epoch and rank, and what makes each batch.
+
+State only: knows nothing of Lightning. Legend: ``N`` samples, ``R`` ranks, ``B`` batch size.
+"""
+
+from collections.abc import Iterable, Iterator, Sized
+from typing import Any
+
+import torch
+from lightning.pytorch.utilities.seed import isolate_rng
+from torch import Tensor
+from torch.utils.data import Sampler
+from typing_extensions import override
+
+from lightning_alignprune._checks import check_number
+from lightning_alignprune.functional.draws import draw_seed
+
+_ITER_CHUNK = 1 << 16
+
+
+class PrunedSampler(Sampler[int]):
+    """Yield the kept samples of an epoch in an order that depends on (seed, epoch, selection) only.
+
+    With ``shuffle`` the kept samples are permuted, else they come in index order. With ``base``, a
+    sampler of the user's, they come in the order in which it draws, and what is pruned is left
+    out. Over ranks the one global order is made first and dealt out after: equal lengths, disjoint
+    shards, and at most R - 1 samples left out, other ones each epoch.
+
+    A pruned epoch never ends in a batch of a single sample, at which BatchNorm would fail: one
+    sample per rank is left out instead.
+
+    A new selection takes effect at the next :meth:`set_epoch`; until :meth:`arm` is called the
+    sampler has its full length.
+
+    Args:
+        num_samples: N, the length of the data set.
+        shuffle: Whether to permute.
+        seed: Seed of the permutations; the same on all ranks.
+        batch_size: B of the batch sampler on top; for :meth:`batch_indices` and the rule above.
+        drop_last: Whether the batch sampler on top drops an incomplete batch.
+        num_replicas: R.
+        rank: This process's rank, in [0, R).
+        base: A sampler whose draws are filtered, instead of all N samples.
+
+    Raises:
+        ValueError: If a number is out of range.
+
+    Example:
+        >>> sampler = PrunedSampler(6, shuffle=False, batch_size=2)
+        >>> sampler.arm()
+        >>> sampler.select(torch.tensor([True, False, True, True, False, True]))
+        >>> sampler.set_epoch(1)
+        >>> list(sampler), sampler.batch_indices(1).tolist()
+        ([0, 2, 3, 5], [3, 5])
+    """
+
+    def __init__(
+        self,
+        num_samples: int,
+        shuffle: bool = True,
+        seed: int = 0,
+        batch_size: int = 1,
+        drop_last: bool = False,
+        num_replicas: int = 1,
+        rank: int = 0,
+        base: Iterable[int] | None = None,
+    ) -> None:
+        owner = "PrunedSampler"
+        for name, value in (("num_samples", num_samples), ("batch_size", batch_size)):
+            check_number(owner, name, value, low=1, integer=True, remedy="Give a positive count.")
+        check_number(
+            owner,
+            "rank",
+            rank,
+            low=0,
+            high=num_replicas,
+            high_open=True,
+            integer=True,
+            remedy="Ranks count from 0.",
+        )
+        self.num_samples = num_samples
+        self.shuffle = shuffle
+        self.seed = seed
+        self.batch_size = batch_size
+        self.drop_last = drop_last
+        self.num_replicas = num_replicas
+        self.rank = rank
+        self.base = base
+        self.epoch = 0
+        self.skip_batches = 0
+        self._armed = False
+        self._pending: Tensor | None = None
+        self._order: Tensor | None = None
+
+    @property
+    def order(self) -> Tensor:
+        """This rank's sample indices of the current epoch, int64, on the CPU."""
+        if self._order is None:
+            self._order = self._shard(self._global_order())
+        return self._order
+
+    def arm(self) -> None:
+        """Let selections take effect from now on, starting with the current epoch's."""
+        self._armed = True
+        self._order = None
+
+    def disarm(self) -> None:
+        """Go back to the full length."""
+        self._armed = False
+        self._order = None
+
+    def select(self, kept: Tensor | None) -> None:
+        """Set the samples of the epochs to come, shape (N,), bool; None for all.
+
+        Raises:
+            ValueError: If the shape or dtype is wrong.
+        """
+        if kept is not None and (kept.shape != (self.num_samples,) or kept.dtype != torch.bool):
+            raise ValueError(
+                f"PrunedSampler: expected a selection of shape ({self.num_samples},) and dtype "
+                f"bool, got {tuple(kept.shape)} and {kept.dtype}. One entry per sample."
+            )
+        self._pending = None if kept is None else kept.cpu()
+
+    def set_epoch(self, epoch: int) -> None:
+        """Start the order of ``epoch`` with the newest selection; all ranks must call it alike."""
+        if epoch != self.epoch:
+            self.skip_batches = 0
+        self.epoch = epoch
+        self._order = None
+
+    def skip(self, batches: int) -> None:
+        """Begin the current epoch after its first ``batches`` batches, as a resumed run must.
+
+        Length and :meth:`batch_indices` still count from the beginning of the epoch.
+        """
+        self.skip_batches = batches
+
+    def num_drawable(self) -> int:
+        """How many samples of the newest selection a next epoch would train on, over all ranks."""
+        return len(self._global_order())
+
+    def _global_order(self) -> Tensor:
+        kept = self._pending if self._armed else None
+        if self.base is not None:
+            order = self._draw_base(self.base)
+            return order if kept is None else order[kept[order]]
+        order = torch.arange(self.num_samples) if kept is None else kept.nonzero().squeeze(1)
+        if self.shuffle:
+            generator = torch.Generator().manual_seed(draw_seed(self.seed, self.epoch))
+            order = order[torch.randperm(len(order), generator=generator)]
+        return order
+
+    def _draw_base(self, base: Iterable[int]) -> Tensor:
+        # The user's sampler draws from a global or from its own generator. Seeding both by the
+        # epoch makes the draw the same on every rank and after a resume, and leaves no trace.
+        seed = draw_seed(self.seed, self.epoch)
+        generator = getattr(base, "generator", None)
+        before = generator.get_state() if generator is not None else None
+        with isolate_rng():
+            torch.manual_seed(seed)
+            if generator is not None:
+                generator.manual_seed(seed)
+            order = torch.tensor(list(base), dtype=torch.int64)
+        if generator is not None:
+            generator.set_state(before)
+        return order
+
+    def _shard(self, order: Tensor) -> Tensor:
+        length = len(order) // self.num_replicas
+        is_pruned = self._armed and self._pending is not None
+        if (
+            is_pruned
+            and not self.drop_last
+            and length > 1 < self.batch_size
+            and length % self.batch_size == 1
+        ):
+            length -= 1
+        num_left_out = len(order) - length * self.num_replicas
+        if num_left_out:
+            keep = torch.ones(len(order), dtype=torch.bool)
+            keep[(self.epoch * num_left_out + torch.arange(num_left_out)) % len(order)] = False
+            order = order[keep]
+        return order[self.rank :: self.num_replicas].contiguous()
+
+    def batch_indices(self, batch_idx: int) -> Tensor:
+        """Return the samples of batch ``batch_idx`` of the current epoch, shape (B,), int64."""
+        start = batch_idx * self.batch_size
+        return self.order[start : start + self.batch_size]
+
+    @override
+    def __iter__(self) -> Iterator[int]:
+        return _in_chunks(self.order[self.skip_batches * self.batch_size :])
+
+    def __len__(self) -> int:
+        return len(self.order)
+
+
+def _in_chunks(order: Tensor) -> Iterator[int]:
+    # One list of a hundred million Python ints would cost gigabytes.
+    for chunk in torch.split(order, _ITER_CHUNK):
+        yield from chunk.tolist()
+
+
+def describe(sampler: Any) -> str:
+    """Name a sampler for an error message."""
+    length = f" of length {len(sampler)}" if isinstance(sampler, Sized) else ""
+    return f"{type(sampler).__module__}.{type(sampler).__qualname__}{length}"

@@ -1,0 +1,142 @@
+"""`StepRecorder`: one training step with the tap around it, and the values it gave.
+
+The shell arms it before a batch and collects after; in between it is what runs in place of the
+step. It leaves nothing behind when the step raises.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+from lightning.pytorch.utilities.exceptions import MisconfigurationException
+from torch import Tensor
+
+from lightning_alignprune.loss_tap import (
+    LossTap,
+    TappedStep,
+    UnseenLossError,
+    is_part_of,
+)
+from lightning_alignprune.signals import Signal
+
+_OWNER = "DynamicPruningCallback"
+_WAYS_OUT = (
+    'Return {"loss": loss, "sample_loss": losses} with losses of shape (B,) on the graph, or use '
+    "signal=BatchLoss(), which needs the batch loss only."
+)
+
+
+class StepRecorder:
+    """Run training steps under the loss tap and keep what the signal reads from them.
+
+    Args:
+        signal: What is read, and how weights are applied.
+        is_manual: Whether the module optimises by hand, so that its backward pass is over when
+            the step returns.
+    """
+
+    def __init__(self, signal: Signal, is_manual: bool = False) -> None:
+        self.signal = signal
+        self.is_manual = is_manual
+        self._indices: Tensor | None = None
+        self._weights: Tensor | None = None
+        self._values: Tensor | None = None
+        self._is_checked = False
+
+    def arm(self, indices: Tensor, weights: Tensor | None) -> None:
+        """Prepare for a batch: its sample indices, shape (B,), and weights or None."""
+        self._indices, self._weights, self._values = indices, weights, None
+
+    def collect(self) -> tuple[Tensor, Tensor] | None:
+        """Return ``(indices, values)`` of the batch and disarm; None if nothing was observed."""
+        indices, values = self._indices, self._values
+        self._indices = self._weights = self._values = None
+        return None if indices is None or values is None else (indices, values)
+
+    def run(self, step: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+        """Call ``step``; a fit that did not arm us, such as a tuner's, passes straight through."""
+        if self._indices is None:
+            return step(*args, **kwargs)
+        if self.signal.weighting == "batch":
+            return self._run_batch_weighted(self._indices, step, args, kwargs)
+        tap = LossTap(self._indices, self._weights, plain=self.signal.plain_loss)
+        with tap:
+            returned = step(*args, **kwargs)
+        loss, user_losses = _read(returned, self._indices)
+        tapped = TappedStep(len(self._indices), loss, tap.calls, user_losses)
+        if user_losses is not None:
+            returned = self._take_user_losses(returned, user_losses, tapped)
+        elif loss is None and not self.is_manual:
+            return returned  # the step asked Lightning to skip this batch
+        elif loss is not None and not self._is_checked and not is_part_of(loss, tap.calls):
+            tapped.calls.clear()  # the torch losses it calls are not what it trains
+        self._record(tapped)
+        return returned
+
+    def _run_batch_weighted(
+        self, indices: Tensor, step: Callable[..., Any], args: Any, kwargs: Any
+    ) -> Any:
+        returned = step(*args, **kwargs)
+        loss, _ = _read(returned, indices)
+        if loss is None and not self.is_manual:
+            return returned
+        self._record(TappedStep(len(indices), loss))
+        if self._weights is None or loss is None:
+            return returned
+        if self.is_manual:
+            raise _error(
+                "weights on a batch loss",
+                "manual optimisation, where the backward pass is over before they apply",
+                "Use a policy that weights nothing (rescale='none').",
+            )
+        weighted = loss * self._weights.mean().to(loss.dtype)
+        return {**returned, "loss": weighted} if isinstance(returned, dict) else weighted
+
+    def _take_user_losses(self, returned: Any, losses: Tensor, tapped: TappedStep) -> Any:
+        # Where the tap saw the loss function, the weights are on the graph already.
+        if self._weights is not None and not tapped.calls:
+            if self.is_manual or not losses.requires_grad:
+                reason = "manual optimisation" if self.is_manual else "a detached sample_loss"
+                raise _error(
+                    "sample_loss on the graph of the loss, to weight it",
+                    reason,
+                    "Compute the loss from it, or use a policy that weights nothing "
+                    "(rescale='none').",
+                )
+            weights = self._weights.to(losses.dtype)
+            losses.register_hook(lambda grad: grad * weights)  # type: ignore[no-untyped-call]
+        return {**returned, "sample_loss": losses.detach()}
+
+    def _record(self, tapped: TappedStep) -> None:
+        try:
+            values = self.signal.values(tapped)
+        except UnseenLossError:
+            raise _error(
+                "training_step to show one loss per sample",
+                f"{len(tapped.calls)} calls of torch loss functions with {tapped.num_samples} rows "
+                "and gradients that feed the returned loss (a loss inside a reentrant activation "
+                "checkpoint does not count)",
+                _WAYS_OUT,
+            ) from None
+        self._is_checked = True
+        if self._values is None:  # LBFGS runs the step again; its first loss is the batch's
+            self._values = values
+
+
+def _read(returned: Any, indices: Tensor) -> tuple[Tensor | None, Tensor | None]:
+    if isinstance(returned, Tensor):
+        return returned, None
+    if not isinstance(returned, dict):
+        return None, None
+    losses = returned.get("sample_loss")
+    if losses is not None and (not isinstance(losses, Tensor) or losses.shape != indices.shape):
+        got = tuple(losses.shape) if isinstance(losses, Tensor) else type(losses).__name__
+        raise _error(
+            f"sample_loss of shape ({len(indices)},), one loss for each sample of the batch",
+            str(got),
+            "Reduce the loss over everything but the batch dimension.",
+        )
+    return returned.get("loss"), losses
+
+
+def _error(expected: str, got: str, remedy: str) -> MisconfigurationException:
+    return MisconfigurationException(f"{_OWNER}: expected {expected}, got {got}. {remedy}")
