@@ -1,0 +1,99 @@
+"""Noise models that know the classes: labels move to a class that looks or is listed alike.
+
+Same contract as :mod:`lightning_alignprune.functional.label_noise`. Legend: ``N`` labels, ``C``
+classes, ``n_c`` labels of class c.
+"""
+
+from torch import Tensor
+
+from lightning_alignprune.functional._noise_draws import change_per_class, check_noise
+from lightning_alignprune.functional.class_maps import (
+    CIFAR10_CONFUSIONS,
+    CIFAR100_SUPERCLASSES,
+    next_in_group,
+)
+from lightning_alignprune.functional.label_noise import pairflip
+
+
+def asymmetric_cifar10(labels: Tensor, rate: float, seed: int) -> tuple[Tensor, Tensor]:
+    """Confuse look-alike classes of CIFAR-10, exactly ``round(rate * n_c)`` of each.
+
+    truck -> automobile, bird -> airplane, cat <-> dog, deer -> horse. The other five classes stay,
+    so with balanced classes half of ``rate`` is the share of wrong labels overall.
+
+    Args:
+        labels: Shape (N,), integer class indices in the order of CIFAR-10.
+        rate: Share of wrong labels in each of the five classes, in [0, 1].
+        seed: Seed of a private generator.
+
+    Returns:
+        Noisy labels, shape (N,), dtype of ``labels``; mask, shape (N,), bool.
+
+    Raises:
+        ValueError: If the rate, the shape or a label is out of range.
+
+    Example:
+        >>> import torch
+        >>> noisy, mask = asymmetric_cifar10(torch.arange(10), rate=1.0, seed=0)
+        >>> noisy.tolist()
+        [0, 1, 0, 5, 7, 3, 6, 7, 8, 1]
+    """
+    check_noise("asymmetric_cifar10", labels, 10, rate)
+    return change_per_class(labels, CIFAR10_CONFUSIONS, seed, lambda size: round(rate * size))
+
+
+def asymmetric_cifar100(labels: Tensor, rate: float, seed: int) -> tuple[Tensor, Tensor]:
+    """Move ``round(rate * n_c)`` of each fine class to the next fine class of its super-class.
+
+    "Next" is by fine id and cyclic: 4 -> 30 -> 55 -> 72 -> 95 -> 4 (the aquatic mammals).
+
+    Args:
+        labels: Shape (N,), integer fine classes in the order of CIFAR-100.
+        rate: Share of wrong labels in each class, in [0, 1].
+        seed: Seed of a private generator.
+
+    Returns:
+        Noisy labels, shape (N,), dtype of ``labels``; mask, shape (N,), bool.
+
+    Raises:
+        ValueError: If the rate, the shape or a label is out of range.
+
+    Example:
+        >>> import torch
+        >>> noisy, mask = asymmetric_cifar100(torch.tensor([4, 30, 95]), rate=1.0, seed=0)
+        >>> noisy.tolist()
+        [30, 55, 4]
+    """
+    check_noise("asymmetric_cifar100", labels, 100, rate)
+    following = dict(enumerate(next_in_group(CIFAR100_SUPERCLASSES)))
+    return change_per_class(labels, following, seed, lambda size: round(rate * size))
+
+
+def asymmetric_next(
+    labels: Tensor, num_classes: int, rate: float, seed: int
+) -> tuple[Tensor, Tensor]:
+    """Move exactly ``round(rate * N)`` samples to the next class: ImageNet's asymmetric noise.
+
+    The same draw as :func:`pairflip`; the name says which table of the literature is meant
+    (20 % of ImageNet-1K, neighbours in WordNet order are often neighbours in meaning).
+
+    Args:
+        labels: Shape (N,), integer class indices.
+        num_classes: C, at least 2; 1000 for ImageNet-1K.
+        rate: Share of wrong labels, in [0, 1].
+        seed: Seed of a private generator.
+
+    Returns:
+        Noisy labels, shape (N,), dtype of ``labels``; mask, shape (N,), bool.
+
+    Raises:
+        ValueError: If the rate, the shape or a label is out of range.
+
+    Example:
+        >>> import torch
+        >>> noisy, mask = asymmetric_next(torch.full((5,), 999), 1000, rate=0.2, seed=0)
+        >>> sorted(noisy.tolist())
+        [0, 999, 999, 999, 999]
+    """
+    check_noise("asymmetric_next", labels, num_classes, rate)
+    return pairflip(labels, num_classes, rate, seed)
