@@ -109,19 +109,13 @@ def with_sampler(
     return new
 
 
-def train_loader(trainer: Trainer) -> Loader | None:
-    """Return the one train loader as the loop iterates it, or None before the loop has it.
+def train_loaders(trainer: Trainer) -> list[Any]:
+    """Return the train loaders as the loop iterates them.
 
     ``trainer.train_dataloader`` returns the user's container, not the flattened loaders.
     """
     combined = trainer.fit_loop._combined_loader
-    return None if combined is None else combined.flattened[0]
-
-
-def num_train_loaders(trainer: Trainer) -> int:
-    """How many loaders the fit loop iterates together."""
-    combined = trainer.fit_loop._combined_loader
-    return 0 if combined is None else len(combined.flattened)
+    return [] if combined is None else combined.flattened
 
 
 def refresh_epoch_length(trainer: Trainer) -> None:

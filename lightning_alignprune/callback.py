@@ -4,7 +4,6 @@ import os
 import time
 from typing import Any, Literal
 
-import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.utilities.rank_zero import rank_zero_warn
@@ -14,7 +13,7 @@ from typing_extensions import override
 
 from lightning_alignprune import _trainer_access as access
 from lightning_alignprune._checks import check_choice, resolve
-from lightning_alignprune.loader_adapter import check_loader, sampler_for
+from lightning_alignprune.loader_adapter import check_installed, check_loader, sampler_for
 from lightning_alignprune.policies import POLICIES, Policy
 from lightning_alignprune.pruner import BadLossError, Decision, Pruner
 from lightning_alignprune.reference_set import VALIDATION, ReferenceSet
@@ -106,8 +105,6 @@ class DynamicPruningCallback(Callback):
         self._is_armed = False
         self._holds_length = False
         self._full_batches: int | float = 0
-        self._order_source: Tensor | None = None
-        self._order_on_device: tuple[Tensor, Tensor | None] = (torch.empty(0), None)
 
     @property
     def trajectories(self) -> LossTrajectories:
@@ -125,10 +122,7 @@ class DynamicPruningCallback(Callback):
 
     def _started(self) -> Pruner:
         if self._pruner is None:
-            raise RuntimeError(
-                f"{_OWNER}: there is nothing recorded before a fit has begun. Call Trainer.fit "
-                "first."
-            )
+            raise RuntimeError(f"{_OWNER}: nothing recorded before a fit. Call Trainer.fit first.")
         return self._pruner
 
     # ---- before the first step --------------------------------------------------------------
@@ -140,7 +134,10 @@ class DynamicPruningCallback(Callback):
             return
         self._release()
         access.check_trainer(trainer)
-        self._check(trainer)
+        try:
+            self.schedule.check_ends(trainer.max_epochs, trainer.max_steps, self.policy.finish)
+        except ValueError as error:
+            raise MisconfigurationException(f"{_OWNER}: {error}") from None
         self._reference = ReferenceSet.find(
             self.reference, trainer, pl_module, self.score.needs_reference, self.signal.plain_loss
         )
@@ -153,22 +150,6 @@ class DynamicPruningCallback(Callback):
             around_validation_step=self._reference.run if self._reference else None,
         )
 
-    def _check(self, trainer: Trainer) -> None:
-        others = [c for c in trainer.callbacks if isinstance(c, DynamicPruningCallback)]  # type: ignore[attr-defined]
-        if len(others) > 1:
-            raise MisconfigurationException(
-                f"{_OWNER}: expected one pruning callback, got {len(others)}. Two cannot share a "
-                "sampler; combine a score and a policy in one."
-            )
-        endless = trainer.max_epochs in (None, -1) and trainer.max_steps == -1
-        finish = self.schedule.finish or self.policy.finish
-        if endless and self.schedule.stop_fraction < 1.0 and finish != "selected":
-            raise MisconfigurationException(
-                f"{_OWNER}: expected max_epochs or max_steps, to know when the last "
-                f"{1 - self.schedule.stop_fraction:g} of the run begins, got neither. Set one, or "
-                "PruningSchedule(stop_fraction=1.0)."
-            )
-
     def _take_loader(self, dataloader: object) -> object:
         loader = check_loader(dataloader)
         if self._pruner is not None and len(loader.dataset) != self.trajectories.num_samples:  # type: ignore[arg-type]
@@ -179,7 +160,7 @@ class DynamicPruningCallback(Callback):
             )
         seed = self.seed
         if seed is None:
-            seed = int(os.environ.get("PL_GLOBAL_SEED", "0"))
+            seed = int(os.environ.get("PL_GLOBAL_SEED", "0"))  # what seed_everything leaves
         self._sampler = sampler_for(loader, seed)
         return access.with_sampler(loader, self._sampler)
 
@@ -202,29 +183,22 @@ class DynamicPruningCallback(Callback):
     @override
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Start or resume the state, and let the selection take effect."""
-        loader = access.train_loader(trainer)
-        sampler = self._sampler
-        if access.num_train_loaders(trainer) != 1 or loader is None:
-            raise MisconfigurationException(
-                f"{_OWNER}: expected one train loader, got {access.num_train_loaders(trainer)}. "
-                "Join the sets, for instance with torch.utils.data.ConcatDataset."
-            )
-        if sampler is None or loader.sampler is not sampler:
-            raise MisconfigurationException(
-                f"{_OWNER}: expected to find its sampler in the train loader, got "
-                f"{type(loader.sampler).__name__}. Something replaced the loader during setup."
-            )
+        loader = check_installed(access.train_loaders(trainer), self._sampler)
+        assert self._sampler is not None
         if self._reference is not None:
             self._reference.prepare(loader)
         if self._pruner is None:
-            self._pruner = self._new_pruner(sampler, pl_module)
+            self._pruner = self._new_pruner(self._sampler, pl_module)
         self._full_batches = trainer.num_training_batches
         if self._loaded is not None:
             self._load(self._pruner)
             self._finish_interrupted_epoch(trainer, pl_module, self._pruner)
+        if self.decision.epoch < access.epochs_processed(trainer):
+            # A run that had ended goes on, with a later max_epochs or a second fit.
+            self._decide(trainer, self._pruner, access.epochs_processed(trainer))
         self._is_armed = True
         self._apply_selection(trainer)
-        sampler.skip(access.batches_to_skip(trainer))
+        self._sampler.skip(access.batches_to_skip(trainer))
         is_resumed = trainer.ckpt_path is not None
         if is_resumed or access.has_fetched(trainer) or self.decision.selection is not None:
             access.restart_iteration(trainer)
@@ -252,22 +226,11 @@ class DynamicPruningCallback(Callback):
         if self._holds_length:
             self._holds_length = False
             access.refresh_epoch_length(trainer)
-        sampler, recorder = self._sampler, self._recorder
-        assert sampler is not None
-        assert recorder is not None
-        if self._order_source is not sampler.order:  # once per epoch
-            self._order_on_device = self._to_device(sampler.order)
-            self._order_source = sampler.order
-        order, weights = self._order_on_device
-        part = slice(batch_idx * sampler.batch_size, (batch_idx + 1) * sampler.batch_size)
-        recorder.arm(order[part], None if weights is None else weights[part])
-
-    def _to_device(self, order: Tensor) -> tuple[Tensor, Tensor | None]:
+        assert self._sampler is not None
+        assert self._recorder is not None
         selection = self.decision.selection
-        order = order.to(self.trajectories.device)
-        if selection is None or selection.weights is None:
-            return order, None
-        return order, selection.weights[order]
+        weights = None if selection is None else selection.weights
+        self._recorder.arm(self._sampler, batch_idx, weights, self.trajectories.device)
 
     @override
     def on_train_batch_end(
@@ -305,24 +268,13 @@ class DynamicPruningCallback(Callback):
         pruner = self._started()
         epoch = access.epochs_processed(trainer) - 1
         reference = self._conclude(trainer, pl_module, pruner, epoch)
-        decision = pruner.decision
-        num_samples = pruner.trajectories.num_samples
-        selection = decision.selection
-        num_kept = num_samples if selection is None else int(selection.kept.sum())
-        values: dict[str, float | Tensor] = {
-            "num_kept": float(num_kept),
-            "pruned_share_so_far": 1.0 - pruner.num_trained / max(1, pruner.num_possible),
-            "scoring_seconds": time.perf_counter() - started,
-        }
-        if decision.scores is not None and not decision.scores.isnan().all():
-            values["score_mean"] = decision.scores.nanmean()
+        values = pruner.metrics()
         if reference is not None:
             values["reference_loss"] = reference
-        pl_module.log(
-            "pruning/kept_fraction", num_kept / num_samples, prog_bar=True, sync_dist=True
-        )
+        values["scoring_seconds"] = time.perf_counter() - started
         for name, value in values.items():
-            pl_module.log(f"pruning/{name}", value, sync_dist=True)
+            in_bar = name == "kept_fraction"
+            pl_module.log(f"pruning/{name}", value, prog_bar=in_bar, sync_dist=True)
 
     def _conclude(
         self, trainer: Trainer, module: LightningModule, pruner: Pruner, epoch: int
@@ -332,17 +284,20 @@ class DynamicPruningCallback(Callback):
             pruner.close_epoch(epoch, reference, self.on_nonfinite_loss == "skip")
         except BadLossError as error:
             raise RuntimeError(f"{_OWNER}: {error}") from None
+        if epoch + 1 != trainer.max_epochs:
+            self._decide(trainer, pruner, epoch + 1)
+        return reference
+
+    def _decide(self, trainer: Trainer, pruner: Pruner, epoch: int) -> None:
         steps = access.steps_per_epoch(trainer, self._full_batches)
         progress = progress_after_epoch(
-            epoch + 1, trainer.max_epochs, trainer.global_step, steps, trainer.max_steps
+            epoch, trainer.max_epochs, trainer.global_step, steps, trainer.max_steps
         )
-        decision = pruner.decide(epoch + 1, progress)
-        if decision.is_fallback:
+        if pruner.decide(epoch, progress).is_fallback:
             rank_zero_warn(
-                f"{_OWNER}: {type(self.policy).__name__} kept no sample for epoch {epoch + 1}; "
+                f"{_OWNER}: {type(self.policy).__name__} kept no sample for epoch {epoch}; "
                 "that epoch trains on all of them."
             )
-        return reference
 
     # ---- state ------------------------------------------------------------------------------
 
@@ -375,8 +330,6 @@ class DynamicPruningCallback(Callback):
         if epoch > pruner.decision.epoch and not bool(running.isnan().all()):
             self._conclude(trainer, module, pruner, epoch - 1)
             self._holds_length = True
-
-    # ---- the end ----------------------------------------------------------------------------
 
     def _release(self) -> None:
         if self._taps is not None:

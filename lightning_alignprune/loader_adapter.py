@@ -51,6 +51,28 @@ def check_loader(loader: object) -> DataLoader[Any]:
     return loader
 
 
+def check_installed(loaders: list[Any], sampler: PrunedSampler | None) -> DataLoader[Any]:
+    """Return the one train loader, which draws from our sampler.
+
+    Raises:
+        MisconfigurationException: If there are several, or something replaced the loader.
+    """
+    if len(loaders) != 1:
+        raise _refused(
+            "one train loader",
+            str(len(loaders)),
+            "Join the sets, for instance with torch.utils.data.ConcatDataset.",
+        )
+    loader: DataLoader[Any] = loaders[0]
+    if sampler is None or loader.sampler is not sampler:
+        raise _refused(
+            "to find its sampler in the train loader",
+            describe(loader.sampler),
+            "Something replaced the loader during setup; look for another callback that does.",
+        )
+    return loader
+
+
 def sampler_for(loader: DataLoader[Any], seed: int) -> PrunedSampler:
     """Make the sampler that draws like the loader's own, for this rank.
 

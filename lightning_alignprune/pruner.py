@@ -154,6 +154,20 @@ class Pruner:
             )
         )
 
+    def metrics(self) -> dict[str, float | Tensor]:
+        """Return what is worth logging about the newest decision and the run so far."""
+        num_samples = self.trajectories.num_samples
+        selection, scores = self.decision.selection, self.decision.scores
+        num_kept = num_samples if selection is None else int(selection.kept.sum())
+        values: dict[str, float | Tensor] = {
+            "kept_fraction": num_kept / num_samples,
+            "num_kept": float(num_kept),
+            "pruned_share_so_far": 1.0 - self.num_trained / max(1, self.num_possible),
+        }
+        if scores is not None and not scores.isnan().all():
+            values["score_mean"] = scores.nanmean()
+        return values
+
     def state_dict(self) -> dict[str, Any]:
         """Return tensors and primitives only."""
         selection = self.decision.selection

@@ -61,6 +61,17 @@ class PruningSchedule:
         if self.finish is not None:
             check_choice(owner, "finish", self.finish, FINISHES)
 
+    def check_ends(self, max_epochs: int | None, max_steps: int, policy_finish: Finish) -> None:
+        """Raise a ``ValueError`` if the run has no known end but the schedule needs one."""
+        endless = max_epochs in (None, -1) and max_steps == -1
+        finish = self.finish or policy_finish
+        if endless and self.stop_fraction < 1.0 and finish != "selected":
+            raise ValueError(
+                "expected max_epochs or max_steps, to know when the last "
+                f"{1 - self.stop_fraction:g} of the run begins, got neither. Set one, or "
+                "PruningSchedule(stop_fraction=1.0)."
+            )
+
     def should_prune(self, epoch: int, progress_after: float) -> bool:
         """Say whether the policy selects for ``epoch``.
 

@@ -8,7 +8,7 @@ from torch import Tensor
 from typing_extensions import override
 
 from lightning_alignprune._checks import check_number
-from lightning_alignprune.loss_tap import TappedStep
+from lightning_alignprune.tapped_step import TappedStep
 
 
 class Signal(ABC):

@@ -7,16 +7,14 @@ step. It leaves nothing behind when the step raises.
 from collections.abc import Callable
 from typing import Any
 
+import torch
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from torch import Tensor
 
-from lightning_alignprune.loss_tap import (
-    LossTap,
-    TappedStep,
-    UnseenLossError,
-    is_part_of,
-)
+from lightning_alignprune.loss_tap import LossTap
+from lightning_alignprune.sampler import PrunedSampler
 from lightning_alignprune.signals import Signal
+from lightning_alignprune.tapped_step import TappedStep, UnseenLossError, is_part_of
 
 _OWNER = "DynamicPruningCallback"
 _WAYS_OUT = (
@@ -41,10 +39,25 @@ class StepRecorder:
         self._weights: Tensor | None = None
         self._values: Tensor | None = None
         self._is_checked = False
+        self._epoch_order: Tensor | None = None
+        self._order = torch.empty(0, dtype=torch.int64)
+        self._order_weights: Tensor | None = None
 
-    def arm(self, indices: Tensor, weights: Tensor | None) -> None:
-        """Prepare for a batch: its sample indices, shape (B,), and weights or None."""
-        self._indices, self._weights, self._values = indices, weights, None
+    def arm(
+        self, sampler: PrunedSampler, batch_idx: int, weights: Tensor | None, device: torch.device
+    ) -> None:
+        """Prepare for batch ``batch_idx``; ``weights`` has shape (N,) or is None.
+
+        The epoch's order goes to the device once, so that a batch costs two slices.
+        """
+        if self._epoch_order is not sampler.order:
+            self._epoch_order = sampler.order
+            self._order = sampler.order.to(device)
+            self._order_weights = None if weights is None else weights[self._order]
+        part = slice(batch_idx * sampler.batch_size, (batch_idx + 1) * sampler.batch_size)
+        self._indices = self._order[part]
+        self._weights = None if self._order_weights is None else self._order_weights[part]
+        self._values = None
 
     def collect(self) -> tuple[Tensor, Tensor] | None:
         """Return ``(indices, values)`` of the batch and disarm; None if nothing was observed."""

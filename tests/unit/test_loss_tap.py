@@ -1,0 +1,250 @@
+"""The tap against torch's own values and gradients, and against hand-written weighting."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from lightning_alignprune.loss_tap import LossTap
+from lightning_alignprune.tapped_step import TappedStep, UnseenLossError, is_part_of
+
+B, C, T = 7, 4, 5
+
+
+def rand(*shape, seed=0):
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+
+
+def labels(*shape, ignore=False):
+    y = torch.randint(0, C, shape, generator=torch.Generator().manual_seed(1))
+    if ignore:
+        y.view(-1)[::3] = -100
+    return y
+
+
+CLASS_WEIGHTS = torch.tensor([0.5, 1.0, 2.0, 3.0], dtype=torch.float64)
+X, XT = rand(B, C), rand(B, C, T)
+PROBS = rand(B, C, seed=2).softmax(1)
+CASES = {
+    "ce": (F.cross_entropy, X, labels(B), {}),
+    "ce class weights": (F.cross_entropy, X, labels(B), {"weight": CLASS_WEIGHTS}),
+    "ce smoothing": (F.cross_entropy, X, labels(B), {"label_smoothing": 0.1}),
+    "ce smoothing weights ignore": (
+        F.cross_entropy,
+        X,
+        labels(B, ignore=True),
+        {"label_smoothing": 0.2, "weight": CLASS_WEIGHTS},
+    ),
+    "ce ignore": (F.cross_entropy, X, labels(B, ignore=True), {}),
+    "ce other ignore": (F.cross_entropy, X, labels(B), {"ignore_index": 2}),
+    "ce soft": (F.cross_entropy, X, PROBS, {}),
+    "ce soft weights": (F.cross_entropy, X, PROBS, {"weight": CLASS_WEIGHTS}),
+    "ce positions": (F.cross_entropy, XT, labels(B, T), {}),
+    "ce positions ignore": (F.cross_entropy, XT, labels(B, T, ignore=True), {}),
+    "ce positions weights": (F.cross_entropy, XT, labels(B, T), {"weight": CLASS_WEIGHTS}),
+    "nll": (F.nll_loss, X.log_softmax(1), labels(B), {}),
+    "nll weights ignore": (
+        F.nll_loss,
+        X.log_softmax(1),
+        labels(B, ignore=True),
+        {"weight": CLASS_WEIGHTS},
+    ),
+    "bce": (F.binary_cross_entropy, X.sigmoid(), PROBS, {}),
+    "bce logits": (F.binary_cross_entropy_with_logits, X, PROBS, {}),
+    "bce logits pos_weight": (
+        F.binary_cross_entropy_with_logits,
+        X,
+        PROBS,
+        {"pos_weight": CLASS_WEIGHTS},
+    ),
+    "mse": (F.mse_loss, X, PROBS, {}),
+    "mse 1d": (F.mse_loss, X[:, 0], PROBS[:, 0], {}),
+    "l1": (F.l1_loss, X, PROBS, {}),
+    "smooth l1": (F.smooth_l1_loss, X, PROBS, {"beta": 0.3}),
+    "huber": (F.huber_loss, X, PROBS, {"delta": 0.3}),
+    "kl": (F.kl_div, X.log_softmax(1), PROBS, {}),
+    "kl batchmean": (F.kl_div, X.log_softmax(1), PROBS, {"reduction": "batchmean"}),
+    "poisson": (F.poisson_nll_loss, X, PROBS, {}),
+    "soft margin": (F.soft_margin_loss, X, PROBS.sign(), {}),
+}
+pytestmark = pytest.mark.filterwarnings("ignore:reduction. 'mean' divides the total loss")
+
+
+def run(func, x, target, kwargs, tap=None):
+    x = x.clone().requires_grad_()
+    if tap is None:
+        loss = func(x, target, **kwargs)
+    else:
+        with tap:
+            loss = func(x, target, **kwargs)
+    (grad,) = torch.autograd.grad(loss, x)
+    return loss.detach(), grad
+
+
+@pytest.mark.parametrize("name", CASES)
+@pytest.mark.parametrize("reduction", ["default", "sum"])
+def test_without_weights_value_and_gradient_are_torchs_own(name, reduction):
+    func, x, target, kwargs = CASES[name]
+    if reduction == "sum":
+        kwargs = {**kwargs, "reduction": "sum"}
+    tap = LossTap(rows=torch.empty(B))
+    for ours, theirs in zip(
+        run(func, x, target, kwargs, tap), run(func, x, target, kwargs), strict=True
+    ):
+        assert torch.equal(ours, theirs)
+    assert len(tap.calls) == 1
+    assert tap.calls[0].losses.shape == (B,)
+    assert not tap.calls[0].losses.requires_grad
+
+
+@pytest.mark.parametrize("name", CASES)
+@pytest.mark.parametrize("reduction", ["default", "sum"])
+def test_weighting_is_the_hand_written_one(name, reduction):
+    func, x, target, kwargs = CASES[name]
+    if reduction == "sum":
+        kwargs = {**kwargs, "reduction": "sum"}
+    weights = torch.rand(B, generator=torch.Generator().manual_seed(3)) * 2
+
+    def by_hand(x, target, **kw):
+        elements = func(x, target, **{**kw, "reduction": "none"})
+        total = func(x, target, **{**kw, "reduction": "sum"})
+        divisor = (total / func(x, target, **kw)).detach()  # torch's own, whatever it is
+        w = weights.double().view(-1, *[1] * (elements.ndim - 1))
+        return (elements * w).sum() / divisor
+
+    ours = run(func, x, target, kwargs, LossTap(torch.empty(B), weights))
+    torch.testing.assert_close(ours, run(by_hand, x, target, kwargs), rtol=1e-10, atol=1e-12)
+    ones = run(func, x, target, kwargs, LossTap(torch.empty(B), torch.ones(B)))
+    torch.testing.assert_close(ones, run(func, x, target, kwargs), rtol=1e-10, atol=1e-12)
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_recorded_losses_are_those_of_single_samples(name):
+    func, x, target, kwargs = CASES[name]
+    kwargs = {k: v for k, v in kwargs.items() if k != "reduction"}
+    tap = LossTap(torch.empty(B))
+    with tap:
+        func(x.clone().requires_grad_(), target, **kwargs)
+    for i in range(B):
+        elements = func(x[i : i + 1], target[i : i + 1], **kwargs, reduction="none").flatten()
+        if target.dtype == torch.int64:
+            elements = elements[(target[i : i + 1] != kwargs.get("ignore_index", -100)).flatten()]
+        wanted = elements.mean().float()  # the mean of nothing is NaN: not observed
+        torch.testing.assert_close(tap.calls[0].losses[i], wanted, equal_nan=True)
+
+
+def test_reduction_none_keeps_values_and_weights_gradients():
+    x, y = rand(B, C).requires_grad_(), labels(B)
+    weights = torch.rand(B)
+
+    def focal(losses):
+        return ((1 - torch.exp(-losses)) ** 2 * losses).mean()
+
+    with LossTap(torch.empty(B), weights) as tap:
+        losses = F.cross_entropy(x, y, reduction="none")
+    assert torch.equal(losses, F.cross_entropy(x, y, reduction="none"))
+    assert len(tap.calls) == 1
+    (grad,) = torch.autograd.grad(focal(losses), x)
+    each = F.cross_entropy(x, y, reduction="none")
+    by_hand = ((1 - torch.exp(-each)) ** 2 * each * weights).mean()
+    torch.testing.assert_close(grad, torch.autograd.grad(by_hand, x)[0])
+
+
+def test_modules_and_positional_arguments_are_seen():
+    x, y = rand(B, C).float(), labels(B)
+    for loss in (
+        nn.CrossEntropyLoss(label_smoothing=0.1),
+        nn.NLLLoss(),
+        lambda a, b: F.cross_entropy(a, b, None, None, -100, None, "mean", 0.1),
+    ):
+        with LossTap(torch.empty(B), torch.rand(B)) as tap:
+            loss(x.clone().requires_grad_(), y)
+        assert len(tap.calls) == 1
+
+
+def test_other_batch_sizes_and_disabled_gradients_pass_through():
+    with LossTap(torch.empty(B), torch.rand(B)) as tap:
+        F.mse_loss(torch.ones(B + 1), torch.zeros(B + 1))
+        with torch.no_grad():
+            F.mse_loss(torch.ones(B), torch.zeros(B))
+    assert not tap.calls
+
+
+def test_plain_records_without_smoothing_and_trains_with_it():
+    x, y = rand(B, C).requires_grad_(), labels(B)
+    with LossTap(torch.empty(B), plain=True) as tap:
+        loss = F.cross_entropy(x, y, label_smoothing=0.3)
+    assert torch.equal(loss, F.cross_entropy(x, y, label_smoothing=0.3))
+    torch.testing.assert_close(
+        tap.calls[0].losses, F.cross_entropy(x, y, reduction="none").float().detach()
+    )
+
+
+@pytest.mark.parametrize("bad", [float("nan"), float("inf")])
+def test_non_finite_becomes_infinite_and_ignored_becomes_nan(bad):
+    x, y = rand(3, C), torch.tensor([0, -100, 1])
+    x[2] = bad
+    with LossTap(torch.empty(3)) as tap:
+        F.cross_entropy(x.requires_grad_(), y)
+    losses = tap.calls[0].losses
+    assert losses[0].isfinite()
+    assert losses[1].isnan()
+    assert losses[2].isinf()
+
+
+def test_sum_of_losses_takes_the_coefficients_from_the_graph():
+    x, y = rand(B, C).requires_grad_(), labels(B)
+    with LossTap(torch.empty(B)) as tap:
+        ce = F.cross_entropy(x, y)
+        sse = F.mse_loss(x, PROBS, reduction="sum")
+        each = F.l1_loss(x, PROBS, reduction="none")
+        F.mse_loss(x, PROBS)  # a metric beside the loss
+        loss = 2 * ce + 0.25 * sse / B + each.mean()
+    losses = TappedStep(B, loss, tap.calls).sample_losses()
+    wanted = (
+        2 * F.cross_entropy(x, y, reduction="none")
+        + 0.25 * F.mse_loss(x, PROBS, reduction="none").mean(1)
+        + F.l1_loss(x, PROBS, reduction="none").mean(1)
+    )
+    # "sum" is recorded as the mean over the extra dimension, as every other reduction is.
+    torch.testing.assert_close(losses, wanted.float().detach())
+
+
+def test_a_loss_that_no_call_feeds():
+    x, y = rand(B, C).requires_grad_(), labels(B)
+    with LossTap(torch.empty(B)) as tap:
+        F.cross_entropy(x, y)
+        loss = x.square().mean()
+    assert not is_part_of(loss, tap.calls)
+    assert is_part_of(tap.calls[0].output * 2, tap.calls)
+    with pytest.raises(UnseenLossError):
+        TappedStep(B, loss, []).sample_losses()
+
+
+@pytest.mark.parametrize("backend", ["eager", "aot_eager"])
+def test_compiled_steps_give_the_same(backend):
+    torch._dynamo.reset()
+    net = nn.Linear(6, C)
+
+    def step(x, y):
+        return F.cross_entropy(net(x), y, label_smoothing=0.1)
+
+    compiled = torch.compile(step, backend=backend)
+    for size in (8, 8, 5):
+        x, y, w = rand(size, 6).float(), labels(size), torch.rand(size)
+        with LossTap(y, w) as tap:
+            loss = compiled(x, y)
+        (ours,) = torch.autograd.grad(loss, net.weight)
+        elements = F.cross_entropy(net(x), y, label_smoothing=0.1, reduction="none")
+        (by_hand,) = torch.autograd.grad((elements * w).mean(), net.weight)
+        torch.testing.assert_close(ours, by_hand)
+        torch.testing.assert_close(tap.calls[0].losses, elements.detach())
+        assert len(tap.calls) == 1
+
+
+def test_the_mode_does_not_survive_an_exception():
+    tap = LossTap(torch.empty(B))
+    with pytest.raises(KeyboardInterrupt), tap:
+        raise KeyboardInterrupt
+    F.cross_entropy(rand(B, C).requires_grad_(), labels(B))
+    assert not tap.calls
