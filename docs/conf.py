@@ -1,0 +1,27 @@
+"""Sphinx configuration. `make docs` treats warnings as errors."""
+
+from importlib.metadata import version as _version
+
+project = "lightning-alignprune"
+author = "The lightning-alignprune developers"
+release = _version("lightning-alignprune")
+
+extensions = [
+    "myst_parser",
+    "sphinx.ext.autodoc",
+    "sphinx.ext.autosummary",
+    "sphinx.ext.mathjax",
+    "sphinx.ext.napoleon",
+]
+myst_enable_extensions = ["colon_fence", "dollarmath"]
+myst_heading_anchors = 3
+exclude_patterns = ["_build"]
+
+autodoc_member_order = "bysource"
+autodoc_typehints = "description"
+autodoc_default_options = {"members": True, "show-inheritance": True}
+napoleon_google_docstring = True
+napoleon_numpy_docstring = False
+
+html_theme = "furo"
+html_title = "lightning-alignprune"
