@@ -6,6 +6,9 @@ import torch
 from torch import Tensor
 
 from lightning_alignprune._checks import check_number
+from lightning_alignprune.functional.draws import draw_seed
+
+_STREAM = 0x1ABE1
 
 
 def check_noise(owner: str, labels: Tensor, num_classes: int, rate: float) -> None:
@@ -28,6 +31,15 @@ def check_noise(owner: str, labels: Tensor, num_classes: int, rate: float) -> No
         )
 
 
+def noise_generator(seed: int) -> torch.Generator:
+    """Return a private CPU generator for the noise of ``seed``.
+
+    The seed is mixed: whoever holds samples out with ``randperm`` and the same small seed would
+    otherwise hold out just the samples whose labels are wrong.
+    """
+    return torch.Generator().manual_seed(draw_seed(seed, 0, _STREAM))
+
+
 def share_of_all(labels: Tensor, rate: float, generator: torch.Generator) -> Tensor:
     """Draw exactly ``round(rate * N)`` positions out of all N, on the labels' device."""
     count = round(rate * len(labels))
@@ -48,7 +60,7 @@ def change_per_class(
     labels: Tensor, target_of: Mapping[int, int], seed: int, count_of: Callable[[int], int]
 ) -> tuple[Tensor, Tensor]:
     """Move ``count_of(n_c)`` random members of each class c of ``target_of`` to its target."""
-    generator = torch.Generator().manual_seed(seed)
+    generator = noise_generator(seed)
     noisy = labels.clone()
     for label, target in target_of.items():
         members = (labels == label).nonzero().squeeze(1)

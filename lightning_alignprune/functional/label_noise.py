@@ -14,6 +14,7 @@ from lightning_alignprune.functional._noise_draws import (
     change,
     change_per_class,
     check_noise,
+    noise_generator,
     share_of_all,
 )
 
@@ -43,7 +44,7 @@ def symmetric_uniform(
         (4, False)
     """
     check_noise("symmetric_uniform", labels, num_classes, rate)
-    generator = torch.Generator().manual_seed(seed)
+    generator = noise_generator(seed)
     wrong = share_of_all(labels, rate, generator)
     offset = torch.randint(1, num_classes, (len(wrong),), generator=generator)
     return change(labels, wrong, (labels[wrong].long() + offset.to(labels.device)) % num_classes)
@@ -75,7 +76,7 @@ def symmetric_inclusive(
         True
     """
     check_noise("symmetric_inclusive", labels, num_classes, rate)
-    generator = torch.Generator().manual_seed(seed)
+    generator = noise_generator(seed)
     wrong = share_of_all(labels, rate, generator)
     drawn = torch.randint(0, num_classes, (len(wrong),), generator=generator)
     return change(labels, wrong, drawn)
@@ -136,5 +137,5 @@ def pairflip(labels: Tensor, num_classes: int, rate: float, seed: int) -> tuple[
         (2, 2)
     """
     check_noise("pairflip", labels, num_classes, rate)
-    wrong = share_of_all(labels, rate, torch.Generator().manual_seed(seed))
+    wrong = share_of_all(labels, rate, noise_generator(seed))
     return change(labels, wrong, (labels[wrong].long() + 1) % num_classes)

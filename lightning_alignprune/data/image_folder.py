@@ -1,0 +1,186 @@
+"""One folder per class, as ImageNet-1K comes; images are decoded by the workers."""
+
+import os
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+from typing_extensions import override
+
+from lightning_alignprune._checks import check_number, message
+from lightning_alignprune._extras import require
+from lightning_alignprune.data._progress import progress
+from lightning_alignprune.data.base import NoisyLabelDataModule, ReferenceSource, Sets
+from lightning_alignprune.data.datasets import ImageFileDataset, packed_paths
+from lightning_alignprune.data.noise import LabelNoise
+from lightning_alignprune.data.splits import Size, hold_out, subset
+from lightning_alignprune.data.transforms import imagenet_eval, imagenet_train
+
+_OWNER = "ImageFolderDataModule"
+
+
+class ImageFolderDataModule(NoisyLabelDataModule):
+    """Images in one folder per class: ``train/<class>/*.JPEG`` and ``val/<class>/*.JPEG``.
+
+    Classes are the folder names of the training part in sorted order; samples are ordered by
+    class, then by path: the order of torchvision's ``ImageFolder``. For ImageNet-1K the official
+    validation images, on which accuracy is reported, are the *test* part here; reference and
+    validation samples are held out of the training images. The folder names count as the truth.
+
+    Args:
+        data_dir: Folder with the two parts.
+        noise: Wrong labels of the training part.
+        train_folder: Name of the training part.
+        test_folder: Name of the part that is tested on.
+        image_size: Side of the square images that the model gets, at least 8.
+        train_transform: Replaces random resized crop, mirror and normalisation; takes a PIL image.
+        eval_transform: Replaces resizing, centre crop and normalisation; takes a PIL image.
+        reference_size: Clean samples held out as reference: a count or a share.
+        val_size: Clean samples held out for validation: a count or a share.
+        train_size: How many of the remaining samples are used; None for all.
+        split_seed: Seed of the draw that holds samples out.
+        reference_source: ``"held_out"``, ``"val"`` or, if you say so, ``"test"``.
+        batch_size: Samples per training batch.
+        eval_batch_size: Samples per batch elsewhere; None for ``batch_size``.
+        num_workers: Processes that read and decode.
+        pin_memory: Whether batches are put into pinned memory.
+
+    Raises:
+        ModuleNotFoundError: If torchvision is not installed.
+        FileNotFoundError: In ``setup``, if folders are missing.
+        ValueError: If a value is out of range, or a test class does not occur in training.
+
+    Example:
+        >>> data = ImageFolderDataModule(noise=LabelNoise("asymmetric_next", rate=0.2))
+        >>> data.test_folder
+        'val'
+    """
+
+    def __init__(
+        self,
+        data_dir: str = "data/imagenet",
+        noise: LabelNoise = LabelNoise(),  # noqa: B008 - frozen
+        train_folder: str = "train",
+        test_folder: str = "val",
+        image_size: int = 224,
+        train_transform: nn.Module | None = None,
+        eval_transform: nn.Module | None = None,
+        reference_size: Size = 0.01,
+        val_size: Size = 0.01,
+        train_size: Size | None = None,
+        split_seed: int = 0,
+        reference_source: ReferenceSource = "held_out",
+        batch_size: int = 128,
+        eval_batch_size: int | None = None,
+        num_workers: int = 4,
+        pin_memory: bool = False,
+    ) -> None:
+        super().__init__(
+            reference_size=reference_size,
+            val_size=val_size,
+            train_size=train_size,
+            split_seed=split_seed,
+            reference_source=reference_source,
+            batch_size=batch_size,
+            eval_batch_size=eval_batch_size,
+            num_workers=num_workers,
+            pin_memory=pin_memory,
+        )
+        require("torchvision", "vision", _OWNER)
+        check_number(_OWNER, "image_size", image_size, low=8, integer=True, remedy="224 is usual.")
+        self.data_dir = data_dir
+        self.noise = noise
+        self.train_folder = train_folder
+        self.test_folder = test_folder
+        self.image_size = image_size
+        self.train_transform = train_transform
+        self.eval_transform = eval_transform
+        self.class_names: tuple[str, ...] = ()
+
+    @override
+    def make_sets(self) -> Sets:
+        train_root = Path(self.data_dir) / self.train_folder
+        test_root = Path(self.data_dir) / self.test_folder
+        self.class_names = class_folders(train_root)
+        self.num_classes = len(self.class_names)
+        paths, clean = scan_folders(train_root, self.class_names)
+        test_paths, test_labels = scan_folders(test_root, self.class_names)
+        labels, _ = self.noise.apply(clean, self.num_classes)
+        reference, val, rest = hold_out(
+            _OWNER,
+            len(clean),
+            self.split_seed,
+            reference_size=self.reference_size,
+            val_size=self.val_size,
+        )
+        train = subset(_OWNER, rest, self.train_size, self.split_seed)
+        augment = self.train_transform or imagenet_train(self.image_size)
+        plain = self.eval_transform or imagenet_eval(self.image_size)
+        packed = packed_paths(paths)
+        return Sets(
+            ImageFileDataset(train_root, packed, labels, train, clean, augment),
+            ImageFileDataset(train_root, packed, clean, reference, clean, plain),
+            ImageFileDataset(train_root, packed, clean, val, clean, plain),
+            ImageFileDataset(test_root, test_paths, test_labels, None, test_labels, plain),
+        )
+
+
+def class_folders(root: Path) -> tuple[str, ...]:
+    """Return the names of the class folders, sorted.
+
+    Raises:
+        FileNotFoundError: If there are none.
+    """
+    names = (
+        sorted(entry.name for entry in os.scandir(root) if entry.is_dir()) if root.is_dir() else ()
+    )
+    if not names:
+        raise FileNotFoundError(
+            message(
+                _OWNER,
+                f"{root}",
+                "to hold one folder per class",
+                "none",
+                "For ImageNet-1K, get ILSVRC2012_img_train.tar and ILSVRC2012_img_val.tar from "
+                "https://image-net.org (an account is needed) and unpack them there, one folder "
+                "per WordNet id; torchvision.datasets.ImageNet does this for the official files.",
+            )
+        )
+    return tuple(names)
+
+
+def scan_folders(root: Path, class_names: tuple[str, ...]) -> tuple[list[str], Tensor]:
+    """List the images below each class folder, in sorted order.
+
+    Args:
+        root: Folder with the class folders.
+        class_names: The classes in their order.
+
+    Returns:
+        M paths relative to ``root``; labels, shape (M,), int64.
+
+    Raises:
+        FileNotFoundError: If a class has no images.
+        ValueError: If a folder is none of the classes.
+    """
+    endings = require("torchvision.datasets.folder", "vision", _OWNER).IMG_EXTENSIONS
+    unknown = sorted(set(class_folders(root)) - set(class_names))
+    if unknown:
+        constraint = f"of {root} to be classes of the training part"
+        remedy = "ImageNet's validation archive is flat; sort its images into class folders first."
+        raise ValueError(message(_OWNER, "the folders", constraint, unknown[0], remedy))
+    paths: list[str] = []
+    labels: list[int] = []
+    for label, name in enumerate(progress(class_names, f"Listing {root.name}", len(class_names))):
+        before = len(paths)
+        for folder, _, files in sorted(os.walk(root / name, followlinks=True)):
+            inside = os.path.relpath(folder, root)
+            images = sorted(file for file in files if file.lower().endswith(endings))
+            paths.extend(os.path.join(inside, file) for file in images)
+        # A training class without test images is fine: a small test part may lack some.
+        if len(paths) == before and (root / name).is_dir():
+            value = "none"
+            remedy = f"Known endings: {', '.join(endings)}."
+            raise FileNotFoundError(message(_OWNER, "images", f"in {root / name}", value, remedy))
+        labels.extend([label] * (len(paths) - before))
+    return paths, torch.tensor(labels, dtype=torch.int64)
