@@ -1,0 +1,20 @@
+"""Networks and the recipe of the papers' runs, in a LightningModule that knows no pruning."""
+
+from lightning_alignprune.models.classifier import Classifier
+from lightning_alignprune.models.networks import (
+    cifar_resnet18,
+    mlp3,
+    small_cnn,
+    torchvision_network,
+)
+from lightning_alignprune.models.optimisation import OptimizerConfig, ScheduleConfig
+
+__all__ = [
+    "Classifier",
+    "OptimizerConfig",
+    "ScheduleConfig",
+    "cifar_resnet18",
+    "mlp3",
+    "small_cnn",
+    "torchvision_network",
+]
