@@ -4,29 +4,46 @@ from importlib.metadata import version
 
 from lightning_alignprune.callback import DynamicPruningCallback
 from lightning_alignprune.functional import Selection
-from lightning_alignprune.policies import InfoBatch, Policy, SelectionContext
+from lightning_alignprune.policies import (
+    IES,
+    UCB,
+    DynamicRandom,
+    EpsilonGreedy,
+    InfoBatch,
+    Policy,
+    SelectionContext,
+    SeTa,
+    StaticSubset,
+)
 from lightning_alignprune.sampler import PrunedSampler
 from lightning_alignprune.schedule import PruningSchedule
-from lightning_alignprune.scores import DynamicAlignment, LastLoss, Score
+from lightning_alignprune.scores import DynamicAlignment, LastLoss, MeanLoss, Score
 from lightning_alignprune.signals import BatchLoss, SampleLoss, Signal
 from lightning_alignprune.trajectories import LossTrajectories
 
 __version__ = version("lightning-alignprune")
 
 __all__ = [
+    "IES",
+    "UCB",
     "BatchLoss",
     "DynamicAlignment",
     "DynamicPruningCallback",
+    "DynamicRandom",
+    "EpsilonGreedy",
     "InfoBatch",
     "LastLoss",
     "LossTrajectories",
+    "MeanLoss",
     "Policy",
     "PrunedSampler",
     "PruningSchedule",
     "SampleLoss",
     "Score",
+    "SeTa",
     "Selection",
     "SelectionContext",
     "Signal",
+    "StaticSubset",
     "__version__",
 ]

@@ -1,11 +1,11 @@
 """`Pruner`: signal, score, policy and schedule at work on the trajectories, without a Trainer."""
 
-from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from lightning_alignprune.decision import Decision, checked
 from lightning_alignprune.functional.selection import Selection, draw_fixed_count
 from lightning_alignprune.policies import Policy, SelectionContext
 from lightning_alignprune.schedule import PruningSchedule
@@ -13,29 +13,14 @@ from lightning_alignprune.scores import Score
 from lightning_alignprune.signals import Signal
 from lightning_alignprune.trajectories import LossTrajectories, StorageDtype
 
+__all__ = ["BadLossError", "Decision", "Pruner"]
+
 STATE_VERSION = 1
 _FINISH_STREAM = 1
 
 
 class BadLossError(RuntimeError):
     """A recorded loss is NaN or infinite."""
-
-
-@dataclass
-class Decision:
-    """What was decided for an epoch.
-
-    Attributes:
-        epoch: The epoch it is for.
-        selection: The samples and weights; None means every sample with weight 1.
-        scores: The scores it rests on, shape (N,), or None if none were computed.
-        is_fallback: Whether the policy kept nothing and everything is trained instead.
-    """
-
-    epoch: int
-    selection: Selection | None
-    scores: Tensor | None = None
-    is_fallback: bool = False
 
 
 class Pruner:
@@ -67,8 +52,10 @@ class Pruner:
     ) -> None:
         self.signal, self.score, self.policy, self.schedule = signal, score, policy, schedule
         self.seed = seed
-        window = None if keep_history else score.window
-        self.trajectories = LossTrajectories(num_samples, window, device, dtype)
+        windows = (score.window, policy.window)
+        window = None if keep_history or None in windows else max(w for w in windows if w)
+        keep_best = score.gate == "reference"
+        self.trajectories = LossTrajectories(num_samples, window, device, dtype, keep_best)
         self.indices = torch.arange(num_samples, device=device)
         self.decision = Decision(0, None)
         self.num_selections = 0
@@ -114,7 +101,11 @@ class Pruner:
             running[bad] = torch.nan
         self.num_trained += num_seen
         self.num_possible += self.trajectories.num_samples
-        self.trajectories.close_epoch(epoch, reference, self.signal.close_epoch)
+        # Most signals keep the raw row; then nobody has to work out every sample's last loss.
+        is_plain = type(self.signal).close_epoch is Signal.close_epoch
+        self.trajectories.close_epoch(
+            epoch, reference, None if is_plain else self.signal.close_epoch
+        )
         return num_seen
 
     def decide(self, epoch: int, progress_after: float) -> Decision:
@@ -132,13 +123,18 @@ class Pruner:
         selection: Selection | None = None
         if scores is not None:
             context = SelectionContext(
-                epoch, self.num_selections, self.seed, self.indices, self.trajectories
+                epoch,
+                self.num_selections,
+                self.seed,
+                self.indices,
+                self.trajectories,
+                easy_end=self.score.easy_end,
             )
             selection = self.policy.select(scores, context)
             self.num_selections += 1
         elif finishing and self.finish == "partial":
             selection = self._random_share(epoch)
-        self.decision = _checked(Decision(epoch, selection, scores), self.policy)
+        self.decision = checked(Decision(epoch, selection, scores), self.policy)
         return self.decision
 
     def _random_share(self, epoch: int) -> Selection:
@@ -153,6 +149,11 @@ class Pruner:
                 stream=_FINISH_STREAM,
             )
         )
+
+    def continues(self, epoch: int) -> bool:
+        """Say whether ``epoch`` may follow what was recorded, as in a second fit of one Trainer."""
+        epochs = self.trajectories.epochs
+        return not epochs or epoch > epochs[-1]
 
     def metrics(self) -> dict[str, float | Tensor]:
         """Return what is worth logging about the newest decision and the run so far."""
@@ -176,6 +177,7 @@ class Pruner:
             "made_by": self._made_by(),
             "trajectories": self.trajectories.state_dict(),
             "signal": self.signal.state_dict(),
+            "policy": self.policy.state_dict(),
             "epoch": self.decision.epoch,
             "kept": None if selection is None else selection.kept,
             "weights": None if selection is None else selection.weights,
@@ -212,6 +214,7 @@ class Pruner:
             )
         self.trajectories.load_state_dict(state["trajectories"])
         self.signal.load_state_dict(state["signal"])
+        self.policy.load_state_dict(state["policy"])
         device = self.indices.device
         kept, weights = state["kept"], state["weights"]
         selection = None
@@ -222,22 +225,3 @@ class Pruner:
         self.num_trained = state["num_trained"]
         self.num_possible = state["num_possible"]
         self.seed = state["seed"]
-
-
-def _checked(decision: Decision, policy: Policy) -> Decision:
-    selection = decision.selection
-    if selection is None:
-        return decision
-    if selection.kept.dtype != torch.bool or (
-        decision.scores is not None and selection.kept.shape != decision.scores.shape
-    ):
-        raise ValueError(
-            f"{type(policy).__name__}.select: expected kept of dtype bool with one entry per "
-            f"sample, got {selection.kept.dtype} of shape {tuple(selection.kept.shape)}."
-        )
-    num_kept = int(selection.kept.sum())
-    if num_kept == len(selection.kept) and selection.weights is None:
-        decision.selection = None
-    elif num_kept == 0:
-        decision.selection, decision.is_fallback = None, True
-    return decision

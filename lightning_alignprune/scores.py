@@ -1,27 +1,42 @@
 """Scores: how good a sample is now. High = keep; NaN = undefined, and such a sample stays."""
 
 from abc import ABC, abstractmethod
+from typing import Literal
 
+import torch
 from torch import Tensor
 from typing_extensions import override
 
 from lightning_alignprune._checks import check_choice, check_number
-from lightning_alignprune.functional.alignment import Correlation, Missing, alignment
-from lightning_alignprune.trajectories import LossTrajectories
+from lightning_alignprune.functional.alignment import (
+    Correlation,
+    Missing,
+    alignment,
+    mean_trajectory,
+)
+from lightning_alignprune.trajectories import LossTrajectories, TrajectoryView
+
+Gate = Literal["reference", "none"]
+End = Literal["low", "high"]
 
 
 class Score(ABC):
     """One number per sample, made from the loss trajectories.
 
-    Subclass it for a score of your own: give :meth:`compute`, and set the two attributes.
+    Subclass it for a score of your own: give :meth:`compute`, and set the attributes that differ.
 
     Attributes:
         needs_reference: Whether a reference set must be there.
         window: How many epochs of losses :meth:`compute` looks at; None for all of them.
+        gate: ``"reference"`` if :meth:`compute` looks only at the epochs up to the best reference
+            loss so far; their rows are then kept.
+        easy_end: At which end of the score the easy samples are; SeTa begins there.
     """
 
     needs_reference: bool = False
     window: int | None = 1
+    gate: Gate = "none"
+    easy_end: End = "low"
 
     @abstractmethod
     def compute(self, trajectories: LossTrajectories) -> Tensor:
@@ -40,12 +55,71 @@ class LastLoss(Score):
         return trajectories.last
 
 
-class DynamicAlignment(Score):
+class TrajectoryScore(Score):
+    """A score that looks at several epochs, with the early-learning gate.
+
+    With ``gate="reference"`` it looks only at the epochs up to the one with the lowest reference
+    loss so far. While the reference still improves, nothing changes. Once it turns up, the network
+    has begun to memorise wrong labels and their losses fall too: the gate keeps what the losses
+    said before that. When the reference improves again, the gate moves on.
+    """
+
+    easy_end: End = "high"
+
+    def __init__(self, window: int | None, gate: Gate, shortest_window: int, remedy: str) -> None:
+        owner = type(self).__name__
+        if window is not None:
+            check_number(owner, "window", window, low=shortest_window, integer=True, remedy=remedy)
+        check_choice(owner, "gate", gate, ("reference", "none"))
+        self.window = window
+        self.gate: Gate = gate
+
+    def view(self, trajectories: LossTrajectories) -> TrajectoryView:
+        """Return the epochs that count for this score."""
+        until = trajectories.best_epoch if self.gate == "reference" else None
+        return trajectories.view(self.window, until)
+
+
+class MeanLoss(TrajectoryScore):
+    """The negative mean of a sample's recorded losses: samples that stay hard are pruned.
+
+    Range: minus that of the loss; high (near 0) = learned early and well, low = probably
+    mislabelled, or hard. NaN for a sample that was never seen in the window. Epochs in which a
+    sample was pruned are left out of its mean. This separates wrong labels longer than a
+    correlation does once the network memorises.
+
+    Args:
+        window: Number of last epochs averaged, at least 1; None for the whole history.
+        gate: ``"reference"`` leaves out the epochs after the best reference loss so far and needs
+            a reference set; ``"none"`` does not.
+
+    Raises:
+        ValueError: If a value is out of range.
+
+    Note:
+        Cost O(N * window) per epoch end. ``window=None`` keeps a row of N values per epoch;
+        ``dtype="float16"`` in the callback halves that.
+    """
+
+    def __init__(self, window: int | None = None, gate: Gate = "none") -> None:
+        super().__init__(window, gate, 1, "Use None for the whole history.")
+        self.needs_reference = gate == "reference"
+
+    @override
+    def compute(self, trajectories: LossTrajectories) -> Tensor:
+        rows = self.view(trajectories).rows
+        if not rows:
+            return torch.full_like(trajectories.running, torch.nan)
+        return mean_trajectory(rows).neg_()
+
+
+class DynamicAlignment(TrajectoryScore):
     """Dynamic Alignment Score (DAS): how a sample's loss moves with the clean reference's.
 
     In [-1, 1]; high = learned like clean data, low = probably mislabelled. NaN with fewer than
     ``min_observations`` seen epochs in the window, or where a trajectory is flat. Once the network
-    memorises wrong labels their losses fall too, and a short window stops telling them apart.
+    memorises wrong labels their losses fall too, and a short window stops telling them apart; the
+    gate or the whole history helps.
 
     Args:
         window: Number of last epochs compared, at least ``min_observations``; None for the whole
@@ -55,6 +129,8 @@ class DynamicAlignment(Score):
             correlate perfectly; from 4 on the paper finds stable results.
         missing: ``"observed"`` compares the epochs in which the sample was seen; ``"carry"``
             repeats its last loss in the others.
+        gate: ``"reference"`` leaves out the epochs after the best reference loss so far. The paper
+            has no gate.
 
     Raises:
         ValueError: If a value is out of range.
@@ -71,6 +147,7 @@ class DynamicAlignment(Score):
         correlation: Correlation = "pearson",
         min_observations: int = 4,
         missing: Missing = "observed",
+        gate: Gate = "none",
     ) -> None:
         owner = "DynamicAlignment"
         check_number(
@@ -81,38 +158,38 @@ class DynamicAlignment(Score):
             integer=True,
             remedy="A correlation needs two points; 4 is the default.",
         )
-        if window is not None:
-            check_number(
-                owner,
-                "window",
-                window,
-                low=min_observations,
-                integer=True,
-                remedy="A window shorter than min_observations defines no score. "
-                "Use None for the whole history.",
-            )
+        super().__init__(
+            window,
+            gate,
+            min_observations,
+            "A window shorter than min_observations defines no score. "
+            "Use None for the whole history.",
+        )
         check_choice(owner, "correlation", correlation, ("pearson", "cosine"))
         check_choice(owner, "missing", missing, ("observed", "carry"))
-        self.window = window
         self.correlation: Correlation = correlation
         self.min_observations = min_observations
         self.missing: Missing = missing
 
     @override
     def compute(self, trajectories: LossTrajectories) -> Tensor:
+        view = self.view(trajectories)
+        if not view.rows:
+            return torch.full_like(trajectories.running, torch.nan)
         return alignment(
-            trajectories.rows,
-            trajectories.reference,
+            view.rows,
+            view.reference,
             correlation=self.correlation,
             min_observations=self.min_observations,
             missing=self.missing,
-            before=trajectories.before,
+            before=view.before if self.missing == "carry" else None,
         )
 
 
 SCORES: dict[str, type[Score]] = {
     "LastLoss": LastLoss,
     "loss": LastLoss,
+    "MeanLoss": MeanLoss,
     "DynamicAlignment": DynamicAlignment,
     "alignment": DynamicAlignment,
     "das": DynamicAlignment,

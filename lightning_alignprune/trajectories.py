@@ -3,7 +3,9 @@
 State only: no Trainer, no scores. Legend: ``N`` samples, ``T`` recorded epochs.
 """
 
+import math
 from collections.abc import Callable, Sequence
+from functools import reduce
 from typing import Any, Literal
 
 import torch
@@ -15,21 +17,55 @@ StorageDtype = Literal["float32", "float16", "bfloat16"]
 STATE_VERSION = 1
 
 
+def _later(older: Tensor | None, newer: Tensor | None) -> Tensor | None:
+    """Take the newer loss where there is one; the result is never a row of the bank itself."""
+    if older is None or newer is None:
+        return older if newer is None else newer.to(torch.float32, copy=True)
+    return torch.where(newer.isnan(), older, newer.float())
+
+
+class TrajectoryView:
+    """The recorded epochs that a score looks at; nothing is copied.
+
+    Attributes:
+        rows: One tensor of shape (N,) per epoch, oldest first, in the storage dtype.
+        epochs: The epochs of the rows.
+        reference: Shape (T,), float32. Reference loss after each of these epochs; NaN if none.
+    """
+
+    def __init__(
+        self,
+        rows: list[Tensor],
+        epochs: list[int],
+        reference: Tensor,
+        older: Sequence[Tensor | None],
+        empty: Callable[[], Tensor],
+    ) -> None:
+        self.rows, self.epochs, self.reference = rows, epochs, reference
+        self._older, self._empty = older, empty
+
+    @property
+    def before(self) -> Tensor:
+        """Each sample's last loss before the first row, shape (N,), float32; NaN where none."""
+        last = reduce(_later, self._older)
+        return self._empty() if last is None else last
+
+
 class LossTrajectories:
-    """Record losses by sample index and keep the rows of the last epochs.
+    """Record losses by sample index and keep the rows of the epochs that are needed.
 
     The running epoch is one row of N values. Closing the epoch turns the row into history beside
-    the reference loss of that epoch; rows that no score needs any more are dropped, after their
-    values went into :attr:`before`, so that the last loss of a long-unseen sample is never lost.
+    the reference loss of that epoch. A row that no score needs any more is dropped; of what it held
+    only each sample's last loss stays, so that :attr:`last` is right for a long-unseen sample.
 
     NaN marks "not seen in that epoch"; an infinite entry marks a loss that was NaN or infinite.
 
     Args:
         num_samples: N.
-        window: Number of epochs to keep; None keeps all.
+        window: Number of last epochs to keep; None keeps all.
         device: Where the rows live.
-        dtype: Storage type of the closed rows. Half precision halves memory and checkpoint size;
-            the running row is always float32.
+        dtype: Storage type of the closed rows; the running row is always float32.
+        keep_best: Keep also the window that ends at the epoch with the lowest reference loss.
 
     Raises:
         ValueError: If ``num_samples`` or ``window`` is below 1 or the dtype is unknown.
@@ -42,8 +78,8 @@ class LossTrajectories:
         (tensor([1.5000,    nan, 0.5000]), [0])
 
     Note:
-        Memory: ``(T * bytes + 8) * N``; with window 25 that is 108 bytes a sample in float32 and
-        58 in half precision. ``record`` is one indexed write: no host wait, no per-sample Python.
+        Memory: ``(T * bytes + 8) * N``: 108 bytes a sample for window 25 in float32, 58 in half
+        precision, up to twice as much with ``keep_best``. ``record`` never waits for the device.
     """
 
     def __init__(
@@ -52,6 +88,7 @@ class LossTrajectories:
         window: int | None = 25,
         device: torch.device | str = "cpu",
         dtype: StorageDtype = "float32",
+        keep_best: bool = False,
     ) -> None:
         owner = "LossTrajectories"
         check_number(
@@ -64,12 +101,14 @@ class LossTrajectories:
         check_choice(owner, "dtype", dtype, ("float32", "float16", "bfloat16"))
         self.num_samples = num_samples
         self.window = window
+        self.keep_best = keep_best
         self.device = torch.device(device)
         self.dtype: torch.dtype = getattr(torch, dtype)
         self.rows: list[Tensor] = []
         self.epochs: list[int] = []
-        self._reference: list[Tensor] = []
-        self.before = self._empty()
+        self._reference: list[float] = []
+        # _dropped[t]: last losses of the rows dropped just before row t; the entry T follows all.
+        self._dropped: list[Tensor | None] = [None]
         self.running = self._empty()
 
     def _empty(self) -> Tensor:
@@ -87,34 +126,63 @@ class LossTrajectories:
     @property
     def reference(self) -> Tensor:
         """Reference losses of :attr:`epochs`, shape (T,), float32; NaN where there was none."""
-        if not self._reference:
-            return torch.empty(0, device=self.device)
-        return torch.stack(self._reference)
+        return torch.tensor(self._reference, dtype=torch.float32, device=self.device)
+
+    @property
+    def best_epoch(self) -> int | None:
+        """The epoch with the lowest reference loss so far (the first of equals), or None."""
+        seen = [t for t, u in enumerate(self._reference) if not math.isnan(u)]
+        return self.epochs[min(seen, key=self._reference.__getitem__)] if seen else None
 
     @property
     def last(self) -> Tensor:
         """Each sample's most recent loss, shape (N,), float32; NaN if it was never seen."""
-        last = self.before
-        for row in self.rows:
-            last = torch.where(row.isnan(), last, row.float())
-        return last
+        return TrajectoryView(
+            [], [], self.reference, self._older(len(self.rows)), self._empty
+        ).before
+
+    @property
+    def before(self) -> Tensor:
+        """Each sample's last loss before the first kept row, shape (N,); NaN where none."""
+        return self.view().before
+
+    def view(self, window: int | None = None, until: int | None = None) -> TrajectoryView:
+        """Look at the last epochs, or at the last up to a given one.
+
+        Args:
+            window: How many recorded epochs; None for all that are kept.
+            until: The last epoch that counts; None for the newest.
+        """
+        stop = len(self.epochs) if until is None else sum(epoch <= until for epoch in self.epochs)
+        start = 0 if window is None else max(0, stop - window)
+        part = slice(start, stop)
+        return TrajectoryView(
+            self.rows[part],
+            self.epochs[part],
+            self.reference[part],
+            self._older(start),
+            self._empty,
+        )
+
+    def _older(self, stop: int) -> list[Tensor | None]:
+        older = [self._dropped[0]]
+        for row, dropped in zip(self.rows[:stop], self._dropped[1:], strict=False):
+            older += [row, dropped]
+        return older
 
     def close_epoch(
         self,
         epoch: int,
-        reference: Tensor | None = None,
+        reference: Tensor | float | None = None,
         transform: Callable[[Tensor, Tensor], Tensor] | None = None,
-        retain: Callable[[Sequence[int], Tensor], Sequence[int]] | None = None,
     ) -> None:
         """Turn the running row into the row of ``epoch`` and start an empty one.
 
         Args:
             epoch: Number of the epoch that ended.
             reference: Mean loss of the reference set after this epoch, a scalar.
-            transform: Called with the running row and :attr:`last`; returns the row to keep. This
-                is how a signal such as an EMA is made from raw batch losses.
-            retain: Called with all epochs and reference losses; returns the epochs whose rows stay.
-                By default the last ``window`` epochs.
+            transform: Called with the running row and :attr:`last`; returns the row to keep, such
+                as an EMA of the raw batch losses.
 
         Raises:
             ValueError: If the epoch was closed already.
@@ -126,25 +194,27 @@ class LossTrajectories:
             )
         row = self.running if transform is None else transform(self.running, self.last)
         self.rows.append(row.to(self.dtype))
+        self._dropped.append(None)
         self.epochs.append(epoch)
-        value = torch.tensor(torch.nan) if reference is None else reference.detach()
-        self._reference.append(value.to(device=self.device, dtype=torch.float32))
+        self._reference.append(float("nan") if reference is None else float(reference))
         self.running = self._empty()
-        if retain is not None:
-            self._drop_all_but(set(retain(self.epochs, self.reference)))
-        elif self.window is not None:
-            self._drop_all_but(set(self.epochs[-self.window :]))
+        self._drop_unneeded()
 
-    def _drop_all_but(self, kept: set[int]) -> None:
-        # `before` may only take rows older than every row that stays, or "last" would go wrong.
-        while self.epochs and self.epochs[0] not in kept:
-            row = self.rows.pop(0)
-            self.before = torch.where(row.isnan(), self.before, row.float())
-            self.epochs.pop(0)
-            self._reference.pop(0)
-        drop = [t for t, epoch in enumerate(self.epochs) if epoch not in kept]
-        for t in reversed(drop):
-            del self.rows[t], self.epochs[t], self._reference[t]
+    def _drop_unneeded(self) -> None:
+        if self.window is None:
+            return
+        needed = set(self.epochs[-self.window :])
+        best = self.best_epoch if self.keep_best else None
+        if best is not None:
+            needed |= set(self.view(self.window, until=best).epochs)
+        for t in reversed(range(len(self.epochs))):
+            if self.epochs[t] not in needed:
+                self._drop(t)
+
+    def _drop(self, t: int) -> None:
+        older = _later(self._dropped.pop(t), self.rows.pop(t))
+        self._dropped[t] = _later(older, self._dropped[t])  # now before the row that follows
+        del self.epochs[t], self._reference[t]
 
     def state_dict(self) -> dict[str, Any]:
         """Return tensors and primitives only, so that it loads with ``weights_only=True``."""
@@ -154,7 +224,7 @@ class LossTrajectories:
             "epochs": list(self.epochs),
             "reference": self.reference.cpu(),
             "rows": list(self.rows),
-            "before": self.before,
+            "dropped": list(self._dropped),
             "running": self.running.clone(),
         }
 
@@ -171,9 +241,10 @@ class LossTrajectories:
                 f"{state['num_samples']}. Resume with the data set that the run was started with."
             )
         self.epochs = list(state["epochs"])
-        self._reference = list(state["reference"].to(self.device).float().unbind())
+        self._reference = state["reference"].tolist()
         self.rows = [row.to(device=self.device, dtype=self.dtype) for row in state["rows"]]
-        self.before = state["before"].to(self.device).float()
+        self._dropped = [
+            None if losses is None else losses.to(self.device) for losses in state["dropped"]
+        ]
         self.running = state["running"].to(self.device).float().clone()
-        if self.window is not None and len(self.epochs) > self.window:
-            self._drop_all_but(set(self.epochs[-self.window :]))
+        self._drop_unneeded()

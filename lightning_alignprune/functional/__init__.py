@@ -1,12 +1,19 @@
 """Pure tensor functions: tensors in, tensors out. Nothing here knows Lightning or keeps state."""
 
-from lightning_alignprune.functional.alignment import alignment
+from lightning_alignprune.functional.alignment import alignment, mean_trajectory
 from lightning_alignprune.functional.asymmetric_noise import (
     asymmetric_cifar10,
     asymmetric_cifar100,
     asymmetric_next,
 )
 from lightning_alignprune.functional.draws import draw_seed, sample_keys, uniform
+from lightning_alignprune.functional.early_stopping import mean_second_difference
+from lightning_alignprune.functional.grouping import (
+    group_labels,
+    optimal_cuts,
+    sliding_window,
+    window_selection,
+)
 from lightning_alignprune.functional.label_noise import (
     pairflip,
     symmetric_inclusive,
@@ -17,6 +24,7 @@ from lightning_alignprune.functional.noise_models import NOISE_MODELS, apply_lab
 from lightning_alignprune.functional.selection import (
     Selection,
     draw_fixed_count,
+    draw_largest,
     full_selection,
     infobatch_selection,
 )
@@ -30,13 +38,20 @@ __all__ = [
     "asymmetric_cifar100",
     "asymmetric_next",
     "draw_fixed_count",
+    "draw_largest",
     "draw_seed",
     "full_selection",
+    "group_labels",
     "infobatch_selection",
+    "mean_second_difference",
+    "mean_trajectory",
+    "optimal_cuts",
     "pairflip",
     "sample_keys",
+    "sliding_window",
     "symmetric_inclusive",
     "symmetric_next",
     "symmetric_uniform",
     "uniform",
+    "window_selection",
 ]

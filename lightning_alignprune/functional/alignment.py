@@ -87,6 +87,31 @@ def alignment(
     return score
 
 
+def mean_trajectory(losses: Tensor | Sequence[Tensor]) -> Tensor:
+    """Average each sample's losses over the epochs in which it was seen.
+
+    Args:
+        losses: Shape (T, N), or T tensors of shape (N,), any float dtype, T at least 1. NaN marks
+            an epoch in which the sample was not seen.
+
+    Returns:
+        Shape (N,), float32, in the range of the losses; NaN for a sample that was never seen.
+
+    Example:
+        >>> mean_trajectory(torch.tensor([[2.0, torch.nan], [1.0, torch.nan], [torch.nan] * 2]))
+        tensor([1.5000,    nan])
+
+    Note:
+        O(N * T) time, three temporaries of N values. No host wait.
+    """
+    total = torch.zeros(losses[0].shape, device=losses[0].device)
+    count = torch.zeros_like(total)
+    for row in losses:
+        total += row.float().nan_to_num(nan=0.0)
+        count += ~row.isnan()
+    return total.div_(count)
+
+
 def _carry_forward(v: Tensor, before: Tensor | None) -> None:
     last = v[0] if before is None else before.float()
     for row in v:

@@ -10,11 +10,11 @@ from typing import Literal, NamedTuple
 import torch
 from torch import Tensor
 
+from lightning_alignprune.functional._ordering import kth_smallest, ordered_keys
 from lightning_alignprune.functional.draws import sample_keys
 
 AllReduce = Callable[[Tensor], Tensor]
 Rescale = Literal["expectation", "none"]
-_RADIX_BITS = 16
 
 
 class Selection(NamedTuple):
@@ -77,12 +77,7 @@ def draw_fixed_count(
         return torch.zeros_like(candidates)
     positions = candidates.nonzero().squeeze(1)
     keys = sample_keys(indices[positions], seed, epoch, stream)
-    if all_reduce is None:
-        if count >= len(keys):
-            return candidates.clone()
-        threshold: Tensor | int | None = keys.kthvalue(count).values
-    else:
-        threshold = _kth_smallest_over_ranks(keys, count, all_reduce)
+    threshold = kth_smallest(keys, count, all_reduce)
     if threshold is None:
         return candidates.clone()
     drawn = torch.zeros_like(candidates)
@@ -90,23 +85,52 @@ def draw_fixed_count(
     return drawn
 
 
-def _kth_smallest_over_ranks(keys: Tensor, count: int, all_reduce: AllReduce) -> int | None:
-    """Find the count-th smallest key over all ranks by four histograms of 16 bits each."""
-    bins = 1 << _RADIX_BITS
-    remaining, prefix = keys, 0
-    for level in range(4):
-        shift = 64 - _RADIX_BITS * (level + 1)
-        digit = (remaining >> shift) & (bins - 1)
-        if level == 0:  # the top digit carries the sign: order negative keys first
-            digit ^= bins >> 1
-        below = all_reduce(torch.bincount(digit, minlength=bins)).cumsum(0)
-        if level == 0 and int(below[-1]) <= count:
-            return None
-        at = int((below < count).sum())
-        count -= int(below[at - 1]) if at else 0
-        remaining = remaining[digit == at]
-        prefix = (prefix << _RADIX_BITS) | (at ^ (bins >> 1) if level == 0 else at)
-    return prefix - (1 << 64) if prefix >> 63 else prefix
+def draw_largest(
+    values: Tensor,
+    count: int,
+    indices: Tensor,
+    seed: int,
+    epoch: int,
+    stream: int = 0,
+    all_reduce: AllReduce | None = None,
+) -> Tensor:
+    """Take exactly the ``count`` samples with the largest values; draw among equals at the border.
+
+    Args:
+        values: Shape (N,), float32 or narrower. NaN is never taken.
+        count: How many over all ranks; capped by the number of values that are not NaN.
+        indices: Shape (N,), int64. The samples' indices in the data set.
+        seed: The run's seed.
+        epoch: The epoch the draw is for.
+        stream: Number of the draw within the epoch.
+        all_reduce: Sums over ranks when each holds only its share of the samples.
+
+    Returns:
+        Shape (N,), bool.
+
+    Example:
+        >>> values = torch.tensor([1.0, 3.0, torch.nan, 2.0])
+        >>> draw_largest(values, 2, torch.arange(4), seed=0, epoch=0).tolist()
+        [False, True, False, True]
+
+    Note:
+        O(N) expected; two host synchronisations.
+    """
+    if count <= 0:
+        return torch.zeros_like(values, dtype=torch.bool)
+    defined = ~values.isnan()
+    # -0.0 + 0.0 is 0.0: the two zeros are equal, their bit patterns are not.
+    keys = -ordered_keys(
+        values.float().nan_to_num(nan=0.0, posinf=torch.inf, neginf=-torch.inf) + 0.0
+    ).long()
+    border = kth_smallest(keys[defined], count, all_reduce)
+    if border is None:
+        return defined
+    taken = defined & (keys < border)
+    num_taken = taken.sum()
+    missing = count - int(all_reduce(num_taken) if all_reduce else num_taken)
+    equal = defined & (keys == border)
+    return taken | draw_fixed_count(equal, missing, indices, seed, epoch, stream, all_reduce)
 
 
 def infobatch_selection(

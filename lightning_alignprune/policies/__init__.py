@@ -1,8 +1,32 @@
 """Policies: which samples train next epoch, with which weight."""
 
+from lightning_alignprune.policies.bandits import UCB, EpsilonGreedy
 from lightning_alignprune.policies.base import Policy, SelectionContext
+from lightning_alignprune.policies.ies import IES
 from lightning_alignprune.policies.infobatch import InfoBatch
+from lightning_alignprune.policies.random_subsets import DynamicRandom, StaticSubset
+from lightning_alignprune.policies.seta import SeTa
 
-POLICIES: dict[str, type[Policy]] = {cls.__name__: cls for cls in (InfoBatch,)}
+_ALL: tuple[type[Policy], ...] = (
+    InfoBatch,
+    SeTa,
+    DynamicRandom,
+    StaticSubset,
+    IES,
+    EpsilonGreedy,
+    UCB,
+)
+POLICIES: dict[str, type[Policy]] = {cls.__name__: cls for cls in _ALL}
 
-__all__ = ["POLICIES", "InfoBatch", "Policy", "SelectionContext"]
+__all__ = [
+    "IES",
+    "POLICIES",
+    "UCB",
+    "DynamicRandom",
+    "EpsilonGreedy",
+    "InfoBatch",
+    "Policy",
+    "SeTa",
+    "SelectionContext",
+    "StaticSubset",
+]

@@ -2,6 +2,7 @@
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -24,6 +25,7 @@ class SelectionContext:
         trajectories: The recorded losses.
         all_reduce: Sums a tensor over the ranks that each hold a share of the samples; None when
             this process holds them all.
+        easy_end: At which end of the scores the easy samples are.
     """
 
     epoch: int
@@ -32,6 +34,7 @@ class SelectionContext:
     indices: Tensor
     trajectories: LossTrajectories
     all_reduce: AllReduce | None = None
+    easy_end: Literal["low", "high"] = "low"
 
     def total(self, value: Tensor) -> Tensor:
         """Sum a tensor over all shares of the data set."""
@@ -50,10 +53,13 @@ class Policy(ABC):
     Attributes:
         finish: What the last epochs train on unless the schedule says otherwise.
         keep_fraction: Share of samples that a ``"partial"`` finish draws each epoch.
+        window: How many of the last epochs' losses :meth:`select` reads from the trajectories
+            itself; None for all.
     """
 
     finish: Finish = "full"
     keep_fraction: float = 1.0
+    window: int | None = 1
 
     @abstractmethod
     def select(self, scores: Tensor, context: SelectionContext) -> Selection:
@@ -66,3 +72,10 @@ class Policy(ABC):
         Returns:
             ``Selection(kept, weights)``; weights None means 1 for all.
         """
+
+    def state_dict(self) -> dict[str, Any]:
+        """State that :meth:`select` carries from epoch to epoch, tensors and primitives only."""
+        return {}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:  # noqa: B027
+        """Take over a saved state."""
