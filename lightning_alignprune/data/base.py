@@ -6,6 +6,7 @@ from typing import Any, Literal, NamedTuple
 import torch
 from lightning.pytorch import LightningDataModule
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
+from torch import Tensor
 from torch.utils.data import DataLoader
 from typing_extensions import override
 
@@ -100,6 +101,17 @@ class NoisyLabelDataModule(LightningDataModule):
     @abstractmethod
     def make_sets(self) -> Sets:
         """Read the files and make the four parts; called once per process."""
+
+    def clean_labels(self) -> Tensor:
+        """Read the true labels of the official training part, shape (M,), int64, in its order.
+
+        Raises:
+            ValueError: If nobody knows them.
+        """
+        raise ValueError(
+            f"{type(self).__name__}: expected a data set whose true training labels are known, got "
+            "one that is noisy from the start. Noise cannot be drawn on top of it."
+        )
 
     @override
     def setup(self, stage: str | None = None) -> None:

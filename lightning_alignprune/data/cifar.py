@@ -124,6 +124,10 @@ class CIFAR10DataModule(NoisyLabelDataModule):
                 self._torchvision_set(train=is_train, download=True)
 
     @override
+    def clean_labels(self) -> Tensor:
+        return self._read(train=True)[1]
+
+    @override
     def make_sets(self) -> Sets:
         owner = type(self).__name__
         images, clean = self._read(train=True)

@@ -95,14 +95,36 @@ class ImageFolderDataModule(NoisyLabelDataModule):
         self.image_size = image_size
         self.train_transform = train_transform
         self.eval_transform = eval_transform
-        self.class_names: tuple[str, ...] = ()
+        self._class_names: tuple[str, ...] | None = None
+
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        """The classes in their order: the folders of the training part.
+
+        Raises:
+            FileNotFoundError: If there are none.
+        """
+        if self._class_names is None:
+            self._class_names = class_folders(Path(self.data_dir) / self.train_folder)
+        return self._class_names
+
+    @property
+    def num_classes(self) -> int:  # type: ignore[override] # known once the folders are there
+        """Number of class folders of the training part.
+
+        Raises:
+            FileNotFoundError: If there are none.
+        """
+        return len(self.class_names)
+
+    @override
+    def clean_labels(self) -> Tensor:
+        return scan_folders(Path(self.data_dir) / self.train_folder, self.class_names)[1]
 
     @override
     def make_sets(self) -> Sets:
         train_root = Path(self.data_dir) / self.train_folder
         test_root = Path(self.data_dir) / self.test_folder
-        self.class_names = class_folders(train_root)
-        self.num_classes = len(self.class_names)
         paths, clean = scan_folders(train_root, self.class_names)
         test_paths, test_labels = scan_folders(test_root, self.class_names)
         labels, _ = self.noise.apply(clean, self.num_classes)

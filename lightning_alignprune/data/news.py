@@ -72,7 +72,7 @@ class NewsDataModule(NoisyLabelDataModule):
         num_features: int | None = 300,
         download: bool = False,
         reference_size: Size = 1000,
-        val_size: Size = 0,
+        val_size: Size = 1000,
         train_size: Size | None = None,
         split_seed: int = 0,
         reference_source: ReferenceSource = "held_out",
@@ -119,6 +119,10 @@ class NewsDataModule(NoisyLabelDataModule):
         """Download the texts if asked to; runs in one process only."""
         if self.download:
             self._texts("all", download=True)
+
+    @override
+    def clean_labels(self) -> Tensor:
+        return self._texts("train")[1]
 
     @override
     def make_sets(self) -> Sets:

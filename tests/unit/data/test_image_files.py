@@ -157,6 +157,16 @@ def test_clothing1m_trains_noisy_and_checks_clean(clothing: Path) -> None:
     assert next(iter(data.train_dataloader()))[0].shape == (4, 3, 8, 8)
 
 
+def test_true_labels_are_read_without_images_where_they_are_known(
+    imagenet: Path, clothing: Path
+) -> None:
+    data = ImageFolderDataModule(str(imagenet))
+    assert data.num_classes == 3
+    assert data.clean_labels().tolist() == [0] * 6 + [1] * 6 + [2] * 6
+    with pytest.raises(ValueError, match=r"Clothing1MDataModule: .* noisy from the start"):
+        Clothing1MDataModule(str(clothing)).clean_labels()
+
+
 def test_clothing1m_says_what_is_missing(clothing: Path) -> None:
     with pytest.raises(FileNotFoundError, match=r"noisy_train_key_list.txt in .*Cysu/noisy_label"):
         Clothing1MDataModule(str(clothing / "none")).setup()

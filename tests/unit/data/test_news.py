@@ -13,7 +13,7 @@ from sklearn.utils import Bunch
 from lightning_alignprune.data import LabelNoise, NewsDataModule
 
 NAMES = ["alt.atheism", "comp.graphics", "comp.windows.x", "rec.autos", "talk.politics.misc"]
-SMALL = {"num_terms": 30, "num_features": 4, "reference_size": 5}
+SMALL = {"num_terms": 30, "num_features": 4, "reference_size": 5, "val_size": 5}
 
 
 @pytest.fixture
@@ -37,7 +37,7 @@ def folder(tmp_path: Path) -> Path:
 
 
 def test_texts_become_standardised_features_in_file_order(folder: Path) -> None:
-    data = NewsDataModule(str(folder), val_size=5, **SMALL)
+    data = NewsDataModule(str(folder), **SMALL)
     data.setup()
     train, reference, val, test = data.sets
     assert [len(part) for part in data.sets] == [40, 5, 5, 20]
@@ -69,7 +69,9 @@ def test_groups_join_topics_by_the_first_part_of_their_names(folder: Path) -> No
 
 
 def test_without_svd_the_tfidf_values_stay(folder: Path) -> None:
-    data = NewsDataModule(str(folder), num_terms=30, num_features=None, reference_size=5)
+    data = NewsDataModule(
+        str(folder), num_terms=30, num_features=None, reference_size=5, val_size=5
+    )
     data.setup()
     inputs = data.sets.train.inputs
     assert inputs.shape == (50, 30)

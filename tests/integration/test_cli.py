@@ -1,0 +1,374 @@
+"""The command line, as a user types it: real runs on small made data, YAML files, typing errors."""
+
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import yaml
+from lightning.pytorch import LightningDataModule
+from lightning.pytorch.cli import LightningCLI
+from torch.utils.data import DataLoader
+
+import lightning_alignprune.cli as console
+from lightning_alignprune import DynamicAlignment, DynamicPruningCallback, InfoBatch, LastLoss
+from lightning_alignprune.cli import AlignPruneCLI, PruningOff, add_pruning_arguments, main
+from lightning_alignprune.data import read_label_file
+from lightning_alignprune.functional import symmetric_uniform
+from tests.conftest import TinyModule, make_data
+from tests.unit.data.made import jpeg_archive
+
+pytestmark = [
+    # LightningCLI calls names that jsonargparse has renamed; not ours to change.
+    pytest.mark.filterwarnings("ignore::jsonargparse._deprecated.JsonargparseDeprecationWarning"),
+    pytest.mark.filterwarnings("ignore:.*args parameter is intended to run from within Python"),
+]
+
+
+class TinyData(LightningDataModule):
+    """What a user has already: nothing of this package in it but the reference hook."""
+
+    def __init__(self, noise: float = 0.3) -> None:
+        super().__init__()
+        self.noise = noise
+
+    def train_dataloader(self) -> DataLoader[Any]:
+        return DataLoader(make_data(64, 0, self.noise), batch_size=8, shuffle=True)
+
+    def reference_dataloader(self) -> DataLoader[Any]:
+        return DataLoader(make_data(16, 1, 0.0), batch_size=8)
+
+    def val_dataloader(self) -> DataLoader[Any]:
+        return DataLoader(make_data(16, 2, 0.0), batch_size=8)
+
+
+QUIET = [
+    "--seed_everything=1",
+    "--trainer.accelerator=cpu",
+    "--trainer.logger=false",
+    "--trainer.enable_checkpointing=false",
+    "--trainer.enable_progress_bar=false",
+    "--trainer.enable_model_summary=false",
+]
+# The two lines of the README, as they are typed.
+POLICY_LINE = "--pruning.policy InfoBatch --pruning.policy.prune_probability 0.7"
+SCORE_LINE = "--pruning.score DynamicAlignment --pruning.score.window 25"
+
+
+@pytest.fixture(autouse=True)
+def _in_an_empty_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", ["train.py"])
+
+
+def cli(*args: str, kind: type[LightningCLI] = AlignPruneCLI, run: bool = False) -> Any:
+    kwargs: Any = {"save_config_kwargs": {"overwrite": True}}
+    return kind(TinyModule, TinyData, args=[*args], run=run, **kwargs)
+
+
+def pruner(made: Any) -> DynamicPruningCallback:
+    found = [c for c in made.trainer.callbacks if isinstance(c, DynamicPruningCallback)]
+    assert len(found) == 1
+    return found[0]
+
+
+# ---- the --pruning arguments --------------------------------------------------------------------
+
+
+def test_pruning_is_on_with_the_defaults_of_the_callback() -> None:
+    callback = pruner(cli(*QUIET))
+    assert isinstance(callback.score, DynamicAlignment)
+    assert isinstance(callback.policy, InfoBatch)
+
+
+def test_the_lines_of_the_readme_reach_the_callback() -> None:
+    callback = pruner(cli(*QUIET, *POLICY_LINE.split(), *SCORE_LINE.split()))
+    assert callback.policy.prune_probability == 0.7
+    assert callback.score.window == 25
+
+
+def test_names_without_arguments_and_nested_settings_are_accepted() -> None:
+    callback = pruner(
+        cli(
+            *QUIET,
+            "--pruning.score=loss",
+            "--pruning.signal=BatchLoss",
+            "--pruning.signal.alpha=0.8",
+            "--pruning.schedule.start_epoch=3",
+            "--pruning.schedule.finish=selected",
+        )
+    )
+    assert isinstance(callback.score, LastLoss)
+    assert callback.signal.alpha == 0.8
+    assert (callback.schedule.start_epoch, callback.schedule.finish) == (3, "selected")
+
+
+@pytest.mark.parametrize("args", [["--pruning", "false"], ["--pruning=False"]])
+def test_pruning_false_switches_it_off(args: list[str]) -> None:
+    made = cli(*QUIET, *args)
+    assert not any(isinstance(c, DynamicPruningCallback) for c in made.trainer.callbacks)
+
+
+@pytest.mark.parametrize(
+    ("content", "probability"),
+    [
+        ({"policy": "InfoBatch", "score": "loss"}, 0.5),
+        ({"policy": {"class_path": "InfoBatch", "init_args": {"prune_probability": 0.7}}}, 0.7),
+        (
+            {
+                "class_path": "DynamicPruningCallback",
+                "init_args": {"policy": {"class_path": "lightning_alignprune.InfoBatch"}},
+            },
+            0.5,
+        ),
+        (False, None),
+    ],
+)
+def test_yaml_takes_the_callback_with_and_without_its_name(content, probability) -> None:
+    Path("run.yaml").write_text(yaml.safe_dump({"pruning": content}))
+    made = cli("--config=run.yaml", *QUIET)
+    if probability is None:
+        assert any(isinstance(c, PruningOff) for c in made.trainer.callbacks)
+    else:
+        assert pruner(made).policy.prune_probability == probability
+
+
+def test_a_run_prunes_and_a_run_without_does_not() -> None:
+    on = cli("fit", *QUIET, *POLICY_LINE.split(), "--trainer.max_epochs=7", run=True)
+    off = cli("fit", *QUIET, "--pruning=false", "--trainer.max_epochs=7", run=True)
+    assert off.trainer.global_step == 56
+    assert on.trainer.global_step < 56
+    assert pruner(on).trajectories.num_samples == 64
+
+
+@pytest.mark.parametrize(
+    "args",
+    [
+        [],
+        [*POLICY_LINE.split(), *SCORE_LINE.split()],
+        ["--pruning=false"],
+        ["--pruning.score=loss"],
+    ],
+)
+def test_print_config_round_trips(args: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    def printed(*given: str) -> str:
+        with pytest.raises(SystemExit) as stop:
+            cli("fit", *given, "--print_config", run=True)
+        assert stop.value.code == 0
+        return capsys.readouterr().out
+
+    first = printed(*QUIET, *args)
+    Path("run.yaml").write_text(first)
+    assert printed("--config=run.yaml") == first
+    pruning = yaml.safe_load(first)["pruning"]
+    assert (pruning is False) == ("--pruning=false" in args)
+
+
+def test_the_saved_config_of_a_run_starts_the_same_run() -> None:
+    cli("fit", *QUIET, *POLICY_LINE.split(), "--trainer.max_epochs=1", run=True)
+    again = cli("fit", "--config=config.yaml", run=True)
+    assert again.trainer.max_epochs == 1
+    assert pruner(again).policy.prune_probability == 0.7
+
+
+@pytest.mark.parametrize(
+    ("args", "text"),
+    [
+        (["--pruning.policy.prune_probabilty=0.3"], "'prune_probabilty' is not accepted"),
+        (["--pruning.scor=loss"], "'scor' is not accepted"),
+        (["--pruning.policy=InfoBach"], "got 'InfoBach'"),
+        (["--pruning.policy.prune_probability=1.3"], "expected prune_probability in [0, 1]"),
+        (["--pruning.score.window=2"], "expected window in [4, inf), got 2"),
+        (["--pruning=maybe"], "expected false, or arguments of DynamicPruningCallback"),
+    ],
+)
+def test_typing_errors_and_bad_values_name_the_key(args, text, capsys) -> None:
+    with pytest.raises((SystemExit, ValueError)) as stop:
+        cli(*QUIET, *args)
+    assert text in capsys.readouterr().err + str(stop.value)
+
+
+# ---- other people's CLIs ------------------------------------------------------------------------
+
+
+def test_one_call_gives_any_cli_the_arguments() -> None:
+    class TheirCLI(LightningCLI):
+        def add_arguments_to_parser(self, parser: Any) -> None:
+            add_pruning_arguments(parser, on=False)
+
+    off = cli(*QUIET, kind=TheirCLI)
+    assert not any(isinstance(c, DynamicPruningCallback) for c in off.trainer.callbacks)
+    on = cli(*QUIET, "--pruning=DynamicPruningCallback", "--pruning.score=loss", kind=TheirCLI)
+    assert isinstance(pruner(on).score, LastLoss)
+
+
+CALLBACK_LINE = (
+    "--trainer.callbacks=DynamicPruningCallback --trainer.callbacks.score=DynamicAlignment "
+    "--trainer.callbacks.score.window=7"
+)
+
+
+@pytest.mark.parametrize("kind", [LightningCLI, AlignPruneCLI])
+def test_the_callback_is_found_by_its_short_name_in_any_cli(kind: type[LightningCLI]) -> None:
+    assert pruner(cli(*QUIET, *CALLBACK_LINE.split(), kind=kind)).score.window == 7
+
+
+def test_class_path_works_in_a_yaml_of_any_cli() -> None:
+    callback = {
+        "class_path": "lightning_alignprune.DynamicPruningCallback",
+        "init_args": {"score": "loss", "policy": {"class_path": "InfoBatch"}},
+    }
+    Path("run.yaml").write_text(yaml.safe_dump({"trainer": {"callbacks": [callback]}}))
+    made = cli(
+        "fit", "--config=run.yaml", *QUIET, "--trainer.max_epochs=3", kind=LightningCLI, run=True
+    )
+    assert isinstance(pruner(made).score, LastLoss)
+
+
+def test_two_callbacks_are_one_with_a_warning_where_a_setting_is_lost() -> None:
+    with pytest.warns(UserWarning, match="what --pruning says has no effect"):
+        made = cli(*QUIET, *CALLBACK_LINE.split(), "--pruning.score=loss")
+    assert pruner(made).score.window == 7
+
+
+# ---- the console script -------------------------------------------------------------------------
+
+
+def test_alignprune_fits_validates_and_tests(monkeypatch: pytest.MonkeyPatch) -> None:
+    jpeg_archive(Path("images.npz"), num_train=40, num_test=8)
+    runs: list[Any] = []
+    original = console._ConsoleCLI.before_instantiate_classes
+    monkeypatch.setattr(
+        console._ConsoleCLI,
+        "before_instantiate_classes",
+        lambda self: (runs.append(self), original(self))[1],
+    )
+    data = (
+        "--data CIFAR10DataModule --data.jpeg_archive images.npz --data.reference_size 4 "
+        "--data.val_size 4 --data.batch_size 8 --data.noise.kind symmetric_uniform "
+        "--data.noise.rate 0.5"
+    )
+    model = "--model.network small_cnn --model.optimizer.lr 0.05 --model.label_smoothing 0.1"
+    common = [*data.split(), *model.split(), *QUIET]
+    main(["fit", *common, *POLICY_LINE.split(), *SCORE_LINE.split(), "--trainer.max_epochs=2"])
+    assert runs[0].trainer.global_step == 8
+    assert runs[0].datamodule.noise_rate == pytest.approx(0.5, abs=0.2)
+    assert runs[0].model.network[-1].out_features == 10
+    main(["validate", *common])
+    main(["test", *common])
+    assert "test_acc" in runs[2].trainer.callback_metrics
+
+
+def test_alignprune_without_a_data_module_says_so(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        main(["fit", *QUIET])
+    assert "data" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("args", [["--help"], ["fit", "--help"], ["noise", "--help"]])
+def test_help_is_printed(args: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as stop:
+        main(args)
+    assert stop.value.code == 0
+    text = capsys.readouterr().out
+    assert {"--help": "alignprune noise", "fit": "--pruning", "noise": "--rate"}[args[0]] in text
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "--pruning.help",
+        "--pruning.policy.help=InfoBatch",
+        "--pruning.score.help=DynamicAlignment",
+        "--data.help=CIFAR10DataModule",
+    ],
+)
+def test_help_of_the_parts_has_their_words(line: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as stop:
+        main(["fit", line])
+    assert stop.value.code == 0
+    assert len(capsys.readouterr().out) > 300
+
+
+# ---- alignprune noise ---------------------------------------------------------------------------
+
+
+def test_noise_makes_a_label_file_and_says_what_it_did(capsys: pytest.CaptureFixture[str]) -> None:
+    jpeg_archive(Path("images.npz"), num_train=40)
+    data = "--data CIFAR10DataModule --data.jpeg_archive images.npz"
+    main(["noise", "--out=noisy.npz", "--kind=symmetric_uniform", "--rate=0.5", *data.split()])
+    said = capsys.readouterr().out
+    assert (
+        "noisy.npz: 40 labels, 10 classes, symmetric_uniform at rate 0.5, seed 0: 20 wrong" in said
+    )
+    entries = read_label_file("noisy.npz")
+    expected, _ = symmetric_uniform(torch.arange(40) % 10, 10, 0.5, 0)
+    assert torch.equal(entries["clean_label"], torch.arange(40) % 10)
+    assert torch.equal(entries["noisy_label"], expected)
+    # From that file, the same again; and a data module reads it.
+    main(
+        [
+            "noise",
+            "--out",
+            "again.pt",
+            "--labels",
+            "noisy.npz",
+            "--kind",
+            "pairflip",
+            "--rate",
+            "0.25",
+            "--seed",
+            "3",
+        ]
+    )
+    assert "10 wrong (25.0000%)" in capsys.readouterr().out
+    fit = f"fit {data} --data.noise.kind noisy --data.noise.file noisy.npz --data.val_size 4"
+    main(
+        [
+            *fit.split(),
+            "--data.reference_size=4",
+            "--model.network=small_cnn",
+            *QUIET,
+            "--trainer.fast_dev_run=true",
+        ]
+    )
+
+
+@pytest.mark.parametrize(
+    ("line", "text"),
+    [
+        ("--out x.npz --rate 0.5", "expected labels or data and only one, got 'neither'"),
+        ("--out there.npz --labels there.npz", "expected out to be a new file"),
+        ("--out x.npz --labels there.npz --rate 1.5", "expected rate in [0, 1], got 1.5"),
+        ("--out x.npz --labels there.npz --entry y", "expected entry 'y' in there.npz"),
+        ("--out x.npz --labels none.npz", "no such file"),
+        ("--out x.npz --labels there.npz --knd pairflip", "knd"),
+        ("--out x.npz --labels there.npz --kind pairflop", "pairflop"),
+    ],
+)
+def test_noise_refuses_with_one_line(line: str, text: str, capsys) -> None:
+    jpeg_archive(Path("images.npz"), num_train=10)
+    main(
+        [
+            "noise",
+            "--out",
+            "there.npz",
+            "--data",
+            "CIFAR10DataModule",
+            "--data.jpeg_archive",
+            "images.npz",
+        ]
+    )
+    with pytest.raises(SystemExit) as stop:
+        main(["noise", *line.split()])
+    assert stop.value.code == 2
+    assert text in capsys.readouterr().err
+
+
+def test_without_jsonargparse_the_install_command_is_given(monkeypatch) -> None:
+    monkeypatch.setitem(sys.modules, "jsonargparse", None)
+    with pytest.raises(ModuleNotFoundError, match=r'pip install "lightning-alignprune\[cli\]"'):
+        main(["fit"])
+    with pytest.raises(ModuleNotFoundError, match=r"AlignPruneCLI: expected the package jsonarg"):
+        AlignPruneCLI(TinyModule, TinyData, args=[])
