@@ -5,7 +5,6 @@ calls these verbs and never reaches inside.
 """
 
 import copy
-import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
@@ -14,6 +13,7 @@ from typing import Any
 import torch
 from lightning.fabric.utilities.distributed import DistributedSamplerWrapper
 from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch.strategies import DDPStrategy, SingleDeviceStrategy
 from lightning.pytorch.utilities import CombinedLoader
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from torch.utils.data import BatchSampler, DataLoader
@@ -25,9 +25,6 @@ Loader = DataLoader[Any]
 
 class FitTaps:
     """Wrap four bound methods of one fit as instance attributes, and take the wrappers off again.
-
-    Instance attributes shadow the class's method for this Trainer only; nothing is patched
-    globally, and removing them restores the original exactly.
 
     Args:
         trainer: The Trainer whose fit begins.
@@ -77,14 +74,29 @@ class FitTaps:
             )
 
     def _wrap(self, owner: Any, name: str, function: Callable[..., Any]) -> None:
-        owner.__dict__[name] = function
+        shadow(owner, name, function)
         self._undo.append((owner, name))
 
     def remove(self) -> None:
         """Take all wrappers off; safe to call twice."""
         for owner, name in self._undo:
-            owner.__dict__.pop(name, None)
+            unshadow(owner, name)
         self._undo.clear()
+
+
+def shadow(owner: Any, name: str, function: Callable[..., Any]) -> None:
+    """Shadow a bound method with an instance attribute, past ``nn.Module.__setattr__``."""
+    owner.__dict__[name] = function
+
+
+def unshadow(owner: Any, name: str) -> None:
+    """Undo :func:`shadow`."""
+    owner.__dict__.pop(name, None)
+
+
+def callbacks(trainer: Trainer) -> list[Any]:
+    """Return the callbacks that run now; a tuner empties the list for its own fits."""
+    return list(trainer.callbacks)  # type: ignore[attr-defined]
 
 
 def with_sampler(
@@ -92,9 +104,9 @@ def with_sampler(
 ) -> Loader:
     """Return a shallow copy of a loader that draws from ``sampler``.
 
-    DataLoader forbids setting its sampler after construction, and building a new one would rerun
-    the constructors of subclasses. Writing the copy's ``__dict__`` does neither and leaves the
-    user's loader as it was. Batches come in order, since that is how their samples are known.
+    DataLoader forbids setting its sampler, and a new one would rerun the constructors of
+    subclasses. Writing the copy's ``__dict__`` does neither and leaves the user's loader alone.
+    Batches come in order, since that is how their samples are known.
     """
     batch_sampler = loader.batch_sampler
     assert batch_sampler is not None
@@ -109,6 +121,13 @@ def with_sampler(
     return new
 
 
+def with_batches(loader: Loader, batches: list[list[int]]) -> Loader:
+    """Return a shallow copy of a loader that yields the given batches."""
+    new = copy.copy(loader)
+    new.__dict__.update(_iterator=None, batch_sampler=batches)
+    return new
+
+
 def train_loaders(trainer: Trainer) -> list[Any]:
     """Return the train loaders as the loop iterates them.
 
@@ -119,10 +138,10 @@ def train_loaders(trainer: Trainer) -> list[Any]:
 
 
 def refresh_epoch_length(trainer: Trainer) -> None:
-    """Tell the loop how many batches the train loader has now.
+    """Tell the loop how many batches the train loader has now; Lightning works it out once.
 
-    Lightning works the lengths out once. Left alone, a shrunken epoch never reaches the batch at
-    which it would validate, and an epoch that grows back is cut at the old limit.
+    Left alone, a shrunken epoch never reaches the batch at which it would validate, and an epoch
+    that grows back is cut at the old limit.
     https://github.com/Lightning-AI/pytorch-lightning/issues/18023
     """
     loop = trainer.fit_loop
@@ -159,8 +178,7 @@ def restart_iteration(trainer: Trainer) -> None:
 
 def has_fetched(trainer: Trainer) -> bool:
     """Say whether a tuner left a part-consumed iterator behind."""
-    fetcher = trainer.fit_loop._data_fetcher
-    return fetcher is not None and fetcher.fetched != 0
+    return getattr(trainer.fit_loop._data_fetcher, "fetched", 0) != 0
 
 
 def epochs_processed(trainer: Trainer) -> int:
@@ -183,11 +201,7 @@ def batches_to_skip(trainer: Trainer) -> int:
 
 
 def hold_finished_epoch_length(trainer: Trainer) -> None:
-    """Let the loop see that the epoch it was saved in, on its very last batch, is over.
-
-    It compares the batches done with the length of the *next* epoch, and goes on in the finished
-    one if that is longer.
-    """
+    """Let the loop, which looks at the *next* epoch's length, see that the saved one is over."""
     trainer.fit_loop.max_batches = trainer.fit_loop.epoch_loop.batch_progress.current.ready
 
 
@@ -199,11 +213,6 @@ def sampler_behind(sampler: Any) -> Any:
     return sampler
 
 
-def steps_per_epoch(trainer: Trainer, batches: int | float) -> int:
-    """Optimizer steps in an epoch of ``batches`` batches."""
-    return math.ceil(batches / max(1, trainer.accumulate_grad_batches))
-
-
 def to_device(trainer: Trainer, module: LightningModule, batch: Any) -> Any:
     """Convert and move a batch as the training loop does."""
     batch = trainer.precision_plugin.convert_input(batch)
@@ -213,7 +222,7 @@ def to_device(trainer: Trainer, module: LightningModule, batch: Any) -> Any:
 
 @contextmanager
 def evaluating(trainer: Trainer) -> Iterator[None]:
-    """Make the Trainer look like validation, so that the user's hooks do not augment."""
+    """Make the Trainer look like validation, so that hooks do not augment."""
     stage = trainer.state.stage
     trainer.validating = True
     try:
@@ -224,20 +233,17 @@ def evaluating(trainer: Trainer) -> Iterator[None]:
 
 
 def check_trainer(trainer: Trainer) -> None:
-    """Refuse what cannot work, naming the setting and the way out."""
-    missing = [
-        name
-        for owner, name in (
-            (trainer.fit_loop, "_combined_loader"),
-            (trainer.fit_loop, "_data_fetcher"),
-            (trainer.fit_loop, "epoch_progress"),
-            (trainer.fit_loop, "setup_data"),
-            (trainer.strategy, "process_dataloader"),
-        )
-        if not hasattr(owner, name)
-    ]
+    """Refuse a Lightning or a strategy that cannot work, naming the way out."""
+    loop = trainer.fit_loop
+    names = ("_combined_loader", "_data_fetcher", "epoch_progress", "setup_data")
+    missing = [name for name in names if not hasattr(loop, name)]
     if missing:
         raise MisconfigurationException(
-            "DynamicPruningCallback: this Lightning has no "
-            f"{', '.join(missing)}. Use lightning >= 2.5, < 3."
+            f"DynamicPruningCallback: this Lightning's fit loop has no {', '.join(missing)}. "
+            "Use lightning >= 2.5, < 3."
+        )
+    if not isinstance(trainer.strategy, (SingleDeviceStrategy, DDPStrategy)):
+        raise MisconfigurationException(
+            "DynamicPruningCallback: expected a single device or a DDP strategy, got "
+            f"{type(trainer.strategy).__name__}, which is not tested yet. Use strategy='ddp'."
         )

@@ -1,27 +1,24 @@
 """`DynamicPruningCallback`: hooks that connect. No maths, no Trainer internals."""
 
-import os
+import copy
 import time
 from typing import Any, Literal
 
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
-from lightning.pytorch.utilities.rank_zero import rank_zero_warn
-from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 from typing_extensions import override
 
 from lightning_alignprune import _trainer_access as access
 from lightning_alignprune._checks import check_choice, resolve
-from lightning_alignprune.loader_adapter import check_installed, check_loader, sampler_for
+from lightning_alignprune.fit_session import FitSession
 from lightning_alignprune.policies import POLICIES, Policy
-from lightning_alignprune.pruner import BadLossError, Decision, Pruner
+from lightning_alignprune.pruner import Decision, Pruner
 from lightning_alignprune.reference_set import VALIDATION, ReferenceSet
 from lightning_alignprune.sampler import PrunedSampler
-from lightning_alignprune.schedule import PruningSchedule, progress_after_epoch
+from lightning_alignprune.schedule import PruningSchedule
 from lightning_alignprune.scores import SCORES, Score
 from lightning_alignprune.signals import SIGNALS, Signal
-from lightning_alignprune.step_recorder import StepRecorder
 from lightning_alignprune.trajectories import LossTrajectories, StorageDtype
 
 _OWNER = "DynamicPruningCallback"
@@ -50,7 +47,11 @@ class DynamicPruningCallback(Callback):
         dtype: Storage of the trajectories. Half precision halves memory and checkpoints.
         keep_history: Keep the losses of all epochs in :attr:`trajectories`, for plots and audits.
         on_nonfinite_loss: ``"raise"`` stops at the end of an epoch with a NaN or infinite loss;
-            ``"skip"`` treats such a loss as not observed and warns.
+            ``"skip"`` treats such a loss as not observed.
+        align_lr_schedules: Let LR schedules of ``interval="step"`` follow the share of training
+            done, so that they end at their final value although fewer batches ran.
+        restore_rng: Keep the states of all random generators in the checkpoint and put them back
+            on resume, for runs with dropout or augmentation that must repeat exactly.
 
     Raises:
         ValueError: If a value is out of range or a name unknown.
@@ -80,6 +81,8 @@ class DynamicPruningCallback(Callback):
         dtype: StorageDtype = "float32",
         keep_history: bool = False,
         on_nonfinite_loss: Literal["raise", "skip"] = "raise",
+        align_lr_schedules: bool = True,
+        restore_rng: bool = False,
     ) -> None:
         self.score = resolve(_OWNER, "score", score, Score, SCORES)  # type: ignore[type-abstract]
         self.policy = resolve(_OWNER, "policy", policy, Policy, POLICIES)  # type: ignore[type-abstract]
@@ -96,15 +99,11 @@ class DynamicPruningCallback(Callback):
         self.dtype: StorageDtype = dtype
         self.keep_history = keep_history
         self.on_nonfinite_loss = on_nonfinite_loss
+        self.align_lr_schedules = align_lr_schedules
+        self.restore_rng = restore_rng
         self._pruner: Pruner | None = None
-        self._sampler: PrunedSampler | None = None
-        self._taps: access.FitTaps | None = None
-        self._recorder: StepRecorder | None = None
-        self._reference: ReferenceSet | None = None
+        self._session: FitSession | None = None
         self._loaded: dict[str, Any] | None = None
-        self._is_armed = False
-        self._holds_length = False
-        self._full_batches: int | float = 0
 
     @property
     def trajectories(self) -> LossTrajectories:
@@ -125,6 +124,10 @@ class DynamicPruningCallback(Callback):
             raise RuntimeError(f"{_OWNER}: nothing recorded before a fit. Call Trainer.fit first.")
         return self._pruner
 
+    def _running(self) -> FitSession:
+        assert self._session is not None, "a hook of a fit ran outside of one"
+        return self._session
+
     # ---- before the first step --------------------------------------------------------------
 
     @override
@@ -138,77 +141,50 @@ class DynamicPruningCallback(Callback):
             self.schedule.check_ends(trainer.max_epochs, trainer.max_steps, self.policy.finish)
         except ValueError as error:
             raise MisconfigurationException(f"{_OWNER}: {error}") from None
-        self._reference = ReferenceSet.find(
-            self.reference, trainer, pl_module, self.score.needs_reference, self.signal.plain_loss
-        )
-        self._recorder = StepRecorder(self.signal, not pl_module.automatic_optimization)
-        self._taps = access.FitTaps(
+        if self._pruner is not None and not self._pruner.continues(
+            access.epochs_processed(trainer)
+        ):
+            self._pruner = None  # another Trainer: a new run, from its own beginning
+        self._session = FitSession(
+            self,
             trainer,
-            on_train_loader=self._take_loader,
-            on_lengths=lambda: self._follow_length(trainer),
-            around_training_step=self._recorder.run,
-            around_validation_step=self._reference.run if self._reference else None,
+            pl_module,
+            self.signal,
+            ReferenceSet.find(
+                self.reference,
+                trainer,
+                pl_module,
+                self.score.needs_reference,
+                self.signal.plain_loss,
+            ),
+            self.seed,
+            None if self._pruner is None else self.trajectories.num_samples,
+            self.align_lr_schedules,
+            self.restore_rng,
         )
-
-    def _take_loader(self, dataloader: object) -> object:
-        loader = check_loader(dataloader)
-        if self._pruner is not None and len(loader.dataset) != self.trajectories.num_samples:  # type: ignore[arg-type]
-            raise MisconfigurationException(
-                f"{_OWNER}: expected the training set to keep its {self.trajectories.num_samples} "
-                f"samples, got {len(loader.dataset)}. Losses are remembered by index; use a new "  # type: ignore[arg-type]
-                "callback for another set."
-            )
-        seed = self.seed
-        if seed is None:
-            seed = int(os.environ.get("PL_GLOBAL_SEED", "0"))  # what seed_everything leaves
-        self._sampler = sampler_for(loader, seed)
-        return access.with_sampler(loader, self._sampler)
-
-    def _follow_length(self, trainer: Trainer) -> None:
-        """Bring sampler and loop to the epoch that begins; called before each epoch."""
-        # A tuner's fit runs without callbacks but through our wrappers: it sees every sample.
-        if self._is_armed and self in trainer.callbacks:  # type: ignore[attr-defined]
-            self._apply_selection(trainer)
-
-    def _apply_selection(self, trainer: Trainer) -> None:
-        assert self._sampler is not None
-        selection = self._started().decision.selection
-        self._sampler.select(None if selection is None else selection.kept)
-        self._sampler.arm()
-        self._sampler.set_epoch(access.epochs_processed(trainer))
-        access.refresh_epoch_length(trainer)
-        if self._holds_length:
-            access.hold_finished_epoch_length(trainer)
 
     @override
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Start or resume the state, and let the selection take effect."""
-        loader = check_installed(access.train_loaders(trainer), self._sampler)
-        assert self._sampler is not None
-        if self._reference is not None:
-            self._reference.prepare(loader)
+        session = self._running()
+        sampler = session.check_start()
         if self._pruner is None:
-            self._pruner = self._new_pruner(self._sampler, pl_module)
-        self._full_batches = trainer.num_training_batches
-        if self._loaded is not None:
-            self._load(self._pruner)
-            self._finish_interrupted_epoch(trainer, pl_module, self._pruner)
-        if self.decision.epoch < access.epochs_processed(trainer):
-            # A run that had ended goes on, with a later max_epochs or a second fit.
-            self._decide(trainer, self._pruner, access.epochs_processed(trainer))
-        self._is_armed = True
-        self._apply_selection(trainer)
-        self._sampler.skip(access.batches_to_skip(trainer))
-        is_resumed = trainer.ckpt_path is not None
-        if is_resumed or access.has_fetched(trainer) or self.decision.selection is not None:
-            access.restart_iteration(trainer)
+            self._pruner = self._new_pruner(sampler, pl_module)
+        state, self._loaded = self._loaded, None
+        if state is not None:
+            try:
+                self._pruner.load_state_dict(state)
+            except ValueError as error:
+                raise MisconfigurationException(f"{_OWNER}: {error}") from None
+        session.start(self._pruner, state, self.on_nonfinite_loss == "skip")
 
     def _new_pruner(self, sampler: PrunedSampler, module: LightningModule) -> Pruner:
         return Pruner(
             sampler.num_samples,
-            self.signal,
-            self.score,
-            self.policy,
+            # Copies: a second run with this callback must not start from the first one's EMA.
+            copy.deepcopy(self.signal),
+            copy.deepcopy(self.score),
+            copy.deepcopy(self.policy),
             self.schedule,
             seed=sampler.seed,
             device="cpu" if self.device == "cpu" else module.device,
@@ -223,14 +199,7 @@ class DynamicPruningCallback(Callback):
         self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int
     ) -> None:
         """Tell the tap which samples the batch holds and what they weigh."""
-        if self._holds_length:
-            self._holds_length = False
-            access.refresh_epoch_length(trainer)
-        assert self._sampler is not None
-        assert self._recorder is not None
-        selection = self.decision.selection
-        weights = None if selection is None else selection.weights
-        self._recorder.arm(self._sampler, batch_idx, weights, self.trajectories.device)
+        self._running().before_batch(self._started(), batch_idx)
 
     @override
     def on_train_batch_end(
@@ -242,22 +211,20 @@ class DynamicPruningCallback(Callback):
         batch_idx: int,
     ) -> None:
         """Record the losses of the batch."""
-        assert self._recorder is not None
-        collected = self._recorder.collect()
-        if collected is not None:
-            self.trajectories.record(*collected)
+        self._running().after_batch(self._started())
 
     @override
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Open the tap on the validation pass if it is the reference."""
-        if self._reference is not None and not trainer.sanity_checking:
-            self._reference.open_validation()
+        reference = self._session.reference if self._session else None
+        if reference is not None and not trainer.sanity_checking:
+            reference.open_validation()
 
     @override
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Close it; of several passes in an epoch the last one counts."""
-        if self._reference is not None:
-            self._reference.close_validation(pl_module.device)
+        if self._session is not None and not trainer.sanity_checking:
+            self._session.close_validation()
 
     # ---- the epoch end ----------------------------------------------------------------------
 
@@ -267,7 +234,7 @@ class DynamicPruningCallback(Callback):
         started = time.perf_counter()
         pruner = self._started()
         epoch = access.epochs_processed(trainer) - 1
-        reference = self._conclude(trainer, pl_module, pruner, epoch)
+        reference = self._running().conclude(pruner, epoch, self.on_nonfinite_loss == "skip")
         values = pruner.metrics()
         if reference is not None:
             values["reference_loss"] = reference
@@ -276,29 +243,6 @@ class DynamicPruningCallback(Callback):
             in_bar = name == "kept_fraction"
             pl_module.log(f"pruning/{name}", value, prog_bar=in_bar, sync_dist=True)
 
-    def _conclude(
-        self, trainer: Trainer, module: LightningModule, pruner: Pruner, epoch: int
-    ) -> Tensor | None:
-        reference = self._reference.loss(trainer, module) if self._reference else None
-        try:
-            pruner.close_epoch(epoch, reference, self.on_nonfinite_loss == "skip")
-        except BadLossError as error:
-            raise RuntimeError(f"{_OWNER}: {error}") from None
-        if epoch + 1 != trainer.max_epochs:
-            self._decide(trainer, pruner, epoch + 1)
-        return reference
-
-    def _decide(self, trainer: Trainer, pruner: Pruner, epoch: int) -> None:
-        steps = access.steps_per_epoch(trainer, self._full_batches)
-        progress = progress_after_epoch(
-            epoch, trainer.max_epochs, trainer.global_step, steps, trainer.max_steps
-        )
-        if pruner.decide(epoch, progress).is_fallback:
-            rank_zero_warn(
-                f"{_OWNER}: {type(self.policy).__name__} kept no sample for epoch {epoch}; "
-                "that epoch trains on all of them."
-            )
-
     # ---- state ------------------------------------------------------------------------------
 
     @override
@@ -306,36 +250,19 @@ class DynamicPruningCallback(Callback):
         """Trajectories, the running epoch, the selection: tensors and primitives only."""
         if self._pruner is None:
             return self._loaded or {}
-        return self._pruner.state_dict()
+        if self._session is None:
+            return self._pruner.state_dict()
+        return self._session.state_dict(self._pruner)
 
     @override
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Keep the state until the length of the training set is known."""
         self._loaded = state_dict or None
 
-    def _load(self, pruner: Pruner) -> None:
-        assert self._loaded is not None
-        try:
-            pruner.load_state_dict(self._loaded)
-        except ValueError as error:
-            raise MisconfigurationException(f"{_OWNER}: {error}") from None
-        self._loaded = None
-
-    def _finish_interrupted_epoch(
-        self, trainer: Trainer, module: LightningModule, pruner: Pruner
-    ) -> None:
-        # Saved on the very last batch: Lightning counts that epoch as done and never runs its end.
-        running = pruner.trajectories.running
-        epoch = access.epochs_processed(trainer)
-        if epoch > pruner.decision.epoch and not bool(running.isnan().all()):
-            self._conclude(trainer, module, pruner, epoch - 1)
-            self._holds_length = True
-
     def _release(self) -> None:
-        if self._taps is not None:
-            self._taps.remove()
-        self._taps = None
-        self._is_armed = self._holds_length = False
+        if self._session is not None:
+            self._session.release()
+        self._session = None
 
     @override
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:

@@ -51,6 +51,17 @@ def check_loader(loader: object) -> DataLoader[Any]:
     return loader
 
 
+def check_length(loader: DataLoader[Any], num_samples: int | None) -> None:
+    """Raise a ``MisconfigurationException`` if the set changed its length since the last fit."""
+    length = len(loader.dataset)  # type: ignore[arg-type]
+    if num_samples is not None and length != num_samples:
+        raise _refused(
+            f"the training set to keep its {num_samples} samples",
+            str(length),
+            "Losses are remembered by index; use a new Trainer or a new callback for another set.",
+        )
+
+
 def check_installed(loaders: list[Any], sampler: PrunedSampler | None) -> DataLoader[Any]:
     """Return the one train loader, which draws from our sampler.
 
@@ -105,6 +116,32 @@ def sampler_for(loader: DataLoader[Any], seed: int) -> PrunedSampler:
         rank=rank,
         base=base,
     )
+
+
+def shard_batches(loader: Any, num_replicas: int, rank: int) -> tuple[Any, int | None]:
+    """Deal the batches of a loader out over ranks.
+
+    A rank that is one batch short repeats its first, so that all make as many forward passes: a
+    module may hold collectives. A loader whose order is not ours to know is left whole, which
+    gives every rank the same mean.
+
+    Returns:
+        The loader and the number of its batches that count; None if all do.
+    """
+    sampler = getattr(loader, "sampler", None)
+    is_plain = (
+        isinstance(loader, DataLoader)
+        and type(loader.batch_sampler) is BatchSampler
+        and type(sampler) in (SequentialSampler, RandomSampler)
+    )
+    if num_replicas == 1 or not is_plain:
+        return loader, None
+    order = SequentialSampler(loader.dataset)
+    batches = list(BatchSampler(order, loader.batch_sampler.batch_size, drop_last=False))
+    own = batches[rank::num_replicas]
+    num_each = -(-len(batches) // num_replicas)
+    padded = own + [(own or batches)[0]] * (num_each - len(own))
+    return access.with_batches(loader, padded), len(own)
 
 
 def _refused(expected: str, got: str, remedy: str) -> MisconfigurationException:

@@ -68,6 +68,7 @@ def reference_loss(
     module: LightningModule,
     loader: Iterable[Any],
     plain: bool = False,
+    num_own: int | None = None,
     all_reduce: Callable[[Tensor], Tensor] | None = None,
 ) -> Tensor:
     """Mean loss of the current weights on the reference set, in eval mode, without gradients.
@@ -80,13 +81,15 @@ def reference_loss(
         module: Its module.
         loader: Batches in the form of the training batches.
         plain: Leave label smoothing out.
+        num_own: Batches of the loader that count; the ones after them only keep this rank's number
+            of forward passes equal to the others'.
         all_reduce: Sums the totals over ranks that each saw a share of the set.
 
     Returns:
         A float32 scalar on the module's device.
 
     Raises:
-        MisconfigurationException: If the loader is empty or the loss is not finite.
+        MisconfigurationException: If the loader is empty.
     """
     result = ReferenceLoss()
     with _untouched(trainer, module):
@@ -95,8 +98,9 @@ def reference_loss(
             tap = LossTap(with_grad_only=False, plain=plain)
             with tap:
                 returned = module.training_step(*_step_args(module, batch, batch_idx))
-            result.add(tap, returned, batch)
-    if result.num_batches == 0:
+            if num_own is None or batch_idx < num_own:
+                result.add(tap, returned, batch)
+    if result.num_batches == 0 and num_own is None:
         raise MisconfigurationException(
             "DynamicPruningCallback: expected a reference set with samples, got an empty one. "
             "Give a reference loader with at least one batch."

@@ -9,6 +9,7 @@ from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
+from lightning_alignprune.loader_adapter import shard_batches
 from lightning_alignprune.loss_tap import LossTap
 from lightning_alignprune.reference import ReferenceLoss, reference_loss
 
@@ -27,14 +28,18 @@ class ReferenceSet:
     Args:
         source: ``"validation"``, a loader, a dataset, or a hook that returns one.
         plain: Leave label smoothing out of the loss.
+
+    Attributes:
+        validated: Loss of the epoch's last validation pass, until the epoch end takes it.
     """
 
     def __init__(self, source: Any, plain: bool = False) -> None:
         self._source = source
         self._plain = plain
         self._loader: Any = None
+        self._num_own: int | None = None
         self._running: ReferenceLoss | None = None
-        self._validated: Tensor | None = None
+        self.validated: Tensor | None = None
 
     @classmethod
     def find(
@@ -79,8 +84,8 @@ class ReferenceSet:
         """Whether the regular validation pass is the reference."""
         return isinstance(self._source, str)
 
-    def prepare(self, train_loader: DataLoader[Any]) -> None:
-        """Make the loader, now that the data are there.
+    def prepare(self, train_loader: DataLoader[Any], num_replicas: int = 1, rank: int = 0) -> None:
+        """Make the loader of this rank's share, now that the data are there.
 
         Raises:
             MisconfigurationException: If the set is empty or is the training set itself.
@@ -107,14 +112,19 @@ class ReferenceSet:
             raise _error("a DataLoader or Dataset as reference", type(found).__name__, _WAYS)
         if hasattr(found, "__len__") and len(found) == 0:
             raise _error("a reference set with samples", "an empty one", "Give at least one batch.")
-        self._loader = found
+        self._loader, self._num_own = shard_batches(found, num_replicas, rank)
 
-    def loss(self, trainer: Trainer, module: LightningModule) -> Tensor | None:
+    def loss(
+        self,
+        trainer: Trainer,
+        module: LightningModule,
+        all_reduce: Callable[[Tensor], Tensor] | None = None,
+    ) -> Tensor | None:
         """Return the reference loss of the epoch that ends, a device scalar; None if unknown."""
         if self.is_validation:
-            validated, self._validated = self._validated, None
+            validated, self.validated = self.validated, None
             return validated
-        return reference_loss(trainer, module, self._loader, self._plain)
+        return reference_loss(trainer, module, self._loader, self._plain, self._num_own, all_reduce)
 
     # ---- the validation pass as reference ---------------------------------------------------
 
@@ -123,11 +133,14 @@ class ReferenceSet:
         if self.is_validation:
             self._running = ReferenceLoss()
 
-    def close_validation(self, device: torch.device) -> None:
+    def close_validation(
+        self, device: torch.device, all_reduce: Callable[[Tensor], Tensor] | None = None
+    ) -> None:
         """Stop listening and keep the mean loss; a later pass of the epoch replaces it."""
         if self._running is not None and self._running.num_batches:
             totals = self._running.totals(device)
-            self._validated = (totals[0] / totals[1]).float()
+            totals = all_reduce(totals) if all_reduce else totals
+            self.validated = (totals[0] / totals[1]).float()
         self._running = None
 
     def run(self, step: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:

@@ -47,9 +47,7 @@ def test_validation_checkpoints_and_steps_while_epochs_shrink_and_grow(
 ):
     log = EpochLog()
     checkpoint = ModelCheckpoint(tmp_path, monitor="val_loss", save_top_k=-1)
-    trainer = make_trainer(
-        log, pruning(), checkpoint, max_epochs=12, enable_checkpointing=True, num_sanity_val_steps=1
-    )
+    trainer = make_trainer(log, pruning(), checkpoint, max_epochs=12, num_sanity_val_steps=1)
     loader = train_loader(shuffle=shuffle, num_workers=num_workers)
     if num_workers:
         loader = train_loader(

@@ -285,8 +285,8 @@ def test_results_before_a_fit():
 
 
 def test_another_dataset_length_in_a_second_fit():
-    callback = DynamicPruningCallback("loss")
-    make_trainer(callback, max_epochs=2).fit(TinyModule(), DataLoader(make_data(64), 8))
-    trainer = make_trainer(callback, max_epochs=2)
+    trainer = make_trainer(DynamicPruningCallback("loss"), max_epochs=2)
+    trainer.fit(TinyModule(), DataLoader(make_data(64), 8))
+    trainer.fit_loop.max_epochs = 4
     with pytest.raises(MisconfigurationException, match="keep its 64 samples, got 80"):
         trainer.fit(TinyModule(), DataLoader(make_data(80), 8))

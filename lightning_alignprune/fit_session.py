@@ -1,0 +1,247 @@
+"""`FitSession`: what one fit needs beside the pruner, wired to its Trainer and gone at its end."""
+
+import math
+import os
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.utilities.rank_zero import rank_zero_warn
+from torch import Tensor
+
+from lightning_alignprune import _trainer_access as access
+from lightning_alignprune.functional.draws import draw_seed
+from lightning_alignprune.loader_adapter import (
+    check_installed,
+    check_length,
+    check_loader,
+    sampler_for,
+)
+from lightning_alignprune.lr_alignment import ScheduleAlignment
+from lightning_alignprune.pruner import BadLossError, Pruner
+from lightning_alignprune.rank_exchange import RankExchange
+from lightning_alignprune.reference_set import ReferenceSet
+from lightning_alignprune.rng_state import collect_rng_states, restore_rng_states
+from lightning_alignprune.sampler import PrunedSampler
+from lightning_alignprune.schedule import progress_after_epoch
+from lightning_alignprune.signals import Signal
+from lightning_alignprune.step_recorder import StepRecorder
+
+_OWNER = "DynamicPruningCallback"
+_WORKER_STREAM = 7
+
+
+class FitSession:
+    """Connect a pruner to a running fit.
+
+    Args:
+        callback: The callback whose session this is; tuners run fits without it.
+        trainer: The Trainer.
+        module: Its module.
+        signal: What is recorded.
+        reference: The reference set, or None.
+        seed: Seed of the orders and draws; None takes the one of ``seed_everything``.
+        num_samples: Length that the training set must have, or None on a first fit.
+        aligns_lr: Whether step-interval LR schedules follow the share of training done.
+        restores_rng: Whether random states travel in the checkpoint.
+    """
+
+    def __init__(
+        self,
+        callback: Callback,
+        trainer: Trainer,
+        module: LightningModule,
+        signal: Signal,
+        reference: ReferenceSet | None,
+        seed: int | None,
+        num_samples: int | None,
+        aligns_lr: bool,
+        restores_rng: bool,
+    ) -> None:
+        self.trainer, self.module = trainer, module
+        self.reference = reference
+        self.recorder = StepRecorder(signal, not module.automatic_optimization)
+        self.sampler: PrunedSampler | None = None
+        self._callback = callback
+        self._num_samples = num_samples
+        self._seed = int(os.environ.get("PL_GLOBAL_SEED", "0")) if seed is None else seed
+        self._aligns_lr = aligns_lr
+        self._generator = torch.Generator() if restores_rng else None
+        self._pruner: Pruner | None = None
+        self._lr: ScheduleAlignment | None = None
+        self._full_batches: int | float = 0
+        self._holds_length = False
+        self._has_unshared = False
+        self._exchange = RankExchange(trainer) if trainer.world_size > 1 else None
+        self._taps = access.FitTaps(
+            trainer,
+            on_train_loader=self._take_loader,
+            on_lengths=self._follow_length,
+            around_training_step=self.recorder.run,
+            around_validation_step=reference.run if reference else None,
+        )
+
+    def _take_loader(self, dataloader: object) -> object:
+        loader = check_loader(dataloader)
+        check_length(loader, self._num_samples)
+        self.sampler = sampler_for(loader, self._seed)
+        return access.with_sampler(loader, self.sampler, self._generator)
+
+    def _follow_length(self) -> None:
+        """Bring sampler and loop to the epoch that begins; called before each epoch."""
+        # A tuner's fit runs without callbacks but through our wrappers: it sees every sample.
+        if self._pruner is not None and self._callback in access.callbacks(self.trainer):
+            self._apply_selection(self._pruner)
+
+    def _apply_selection(self, pruner: Pruner) -> None:
+        assert self.sampler is not None
+        selection = pruner.decision.selection
+        epoch = access.epochs_processed(self.trainer)
+        self.sampler.select(None if selection is None else selection.kept)
+        self.sampler.arm()
+        self.sampler.set_epoch(epoch)
+        if self._generator is not None:
+            self._generator.manual_seed(draw_seed(self._seed, epoch, _WORKER_STREAM))
+        access.refresh_epoch_length(self.trainer)
+        if self._holds_length:
+            access.hold_finished_epoch_length(self.trainer)
+
+    def check_start(self) -> PrunedSampler:
+        """Check loader and reference now that the data are there; return the sampler."""
+        loader = check_installed(access.train_loaders(self.trainer), self.sampler)
+        if self.reference is not None:
+            self.reference.prepare(loader, self.trainer.world_size, self.trainer.global_rank)
+        self._full_batches = self.trainer.num_training_batches
+        if self._aligns_lr:
+            self._lr = ScheduleAlignment(self.trainer, self.module, int(self._full_batches))
+        assert self.sampler is not None
+        return self.sampler
+
+    def start(self, pruner: Pruner, state: dict[str, Any] | None, skips_bad: bool) -> None:
+        """Let the selection take effect, on a fresh start or where a checkpoint left off."""
+        trainer, sampler = self.trainer, self.sampler
+        assert sampler is not None
+        if state and self._lr is not None and state.get("lr"):
+            self._lr.load_state_dict(state["lr"])
+        if state and self.reference is not None:
+            self.reference.validated = state.get("reference")
+        epoch = access.epochs_processed(trainer)
+        has_losses = not bool(pruner.trajectories.running.isnan().all())
+        if state and epoch > pruner.decision.epoch and has_losses:
+            # Saved on the last batch: Lightning counts that epoch as done and never runs its end.
+            self.conclude(pruner, epoch - 1, skips_bad)
+            self._holds_length = True
+        if pruner.decision.epoch < epoch:
+            # A run that had ended goes on, with a later max_epochs or a second fit.
+            self._decide(pruner, epoch)
+        self._pruner = pruner
+        self.recorder.signal = pruner.signal
+        self._apply_selection(pruner)
+        sampler.skip(access.batches_to_skip(trainer))
+        is_resumed = trainer.ckpt_path is not None
+        if is_resumed or access.has_fetched(trainer) or pruner.decision.selection is not None:
+            access.restart_iteration(trainer)
+        if state and self._generator is not None and state.get("rng"):
+            restore_rng_states(state["rng"])
+
+    def before_batch(self, pruner: Pruner, batch_idx: int) -> None:
+        """Tell the tap which samples the batch holds and what they weigh."""
+        if self._holds_length:
+            self._holds_length = False
+            access.refresh_epoch_length(self.trainer)
+        assert self.sampler is not None
+        selection = pruner.decision.selection
+        weights = None if selection is None else selection.weights
+        self.recorder.arm(self.sampler, batch_idx, weights, pruner.trajectories.device)
+        if self._lr is not None:
+            self._lr.before_batch(batch_idx)
+
+    def after_batch(self, pruner: Pruner) -> None:
+        """Record the losses of the batch; let LR schedules catch up."""
+        self._has_unshared = True
+        collected = self.recorder.collect()
+        if collected is not None:
+            pruner.trajectories.record(*collected)
+        if self._lr is not None:
+            self._lr.after_batch()
+
+    def conclude(self, pruner: Pruner, epoch: int, skips_bad: bool) -> Tensor | None:
+        """Run the reference, close the epoch and decide about the next; return the reference loss.
+
+        Raises:
+            RuntimeError: If a recorded loss is NaN or infinite and ``skips_bad`` is off.
+        """
+        reference = self._reference_loss()
+        pruner.trajectories.running = self._merged_running(pruner)
+        self._has_unshared = False
+        try:
+            pruner.close_epoch(epoch, reference, skips_bad)
+        except BadLossError as error:
+            raise RuntimeError(f"{_OWNER}: {error}") from None
+        if self._lr is not None:
+            self._lr.close_epoch()
+        if epoch + 1 != self.trainer.max_epochs:
+            self._decide(pruner, epoch + 1)
+        return reference
+
+    def _reference_loss(self) -> Tensor | None:
+        if self.reference is None:
+            return None
+        loss = self.reference.loss(self.trainer, self.module, self._all_reduce)
+        if loss is not None and not bool(loss.isfinite()):
+            rank_zero_warn(
+                f"{_OWNER}: the reference loss is {loss.item()}; scores leave this epoch out."
+            )
+            return None
+        return loss
+
+    @property
+    def _all_reduce(self) -> Callable[[Tensor], Tensor] | None:
+        return None if self._exchange is None else self._exchange.sum
+
+    def _merged_running(self, pruner: Pruner) -> Tensor:
+        """Return the running epoch's losses of all ranks."""
+        running = pruner.trajectories.running
+        # Every rank has recorded something or none has, so all skip the collectives alike.
+        if self._exchange is None or not self._has_unshared or self.sampler is None:
+            return running
+        is_sharded = self.sampler.num_replicas > 1
+        return self._exchange.merged(running, self.sampler.order, is_sharded)
+
+    def close_validation(self) -> None:
+        """End a validation pass; its mean loss may be the reference."""
+        if self.reference is not None:
+            self.reference.close_validation(self.module.device, self._all_reduce)
+
+    def _decide(self, pruner: Pruner, epoch: int) -> None:
+        trainer = self.trainer
+        steps = math.ceil(self._full_batches / trainer.accumulate_grad_batches)
+        progress = progress_after_epoch(
+            epoch, trainer.max_epochs, trainer.global_step, steps, trainer.max_steps
+        )
+        if pruner.decide(epoch, progress).is_fallback:
+            rank_zero_warn(
+                f"{_OWNER}: {type(pruner.policy).__name__} kept no sample for epoch {epoch}; "
+                "that epoch trains on all of them."
+            )
+
+    def state_dict(self, pruner: Pruner) -> dict[str, Any]:
+        """Return the pruner's state, of all ranks, and what a resume needs beside it."""
+        state = pruner.state_dict()
+        state["trajectories"]["running"] = self._merged_running(pruner).clone()
+        return {
+            **state,
+            "world_size": self.trainer.world_size,
+            # After a validation pass, only the epoch's end is run again on resume.
+            "reference": None if self.reference is None else self.reference.validated,
+            "lr": None if self._lr is None else self._lr.state_dict(),
+            "rng": None if self._generator is None else collect_rng_states(),
+        }
+
+    def release(self) -> None:
+        """Take everything off Trainer and module; safe to call twice."""
+        self._taps.remove()
+        self._pruner = None
+        if self._lr is not None:
+            self._lr.release()

@@ -1,0 +1,236 @@
+"""Several ranks decide and train as one process that had seen everything."""
+
+import lightning.pytorch as pl
+import pytest
+import torch
+from lightning.pytorch.callbacks import Checkpoint
+from lightning.pytorch.strategies import DDPStrategy
+from torch.utils.data import DataLoader, WeightedRandomSampler
+
+from lightning_alignprune import (
+    DynamicAlignment,
+    DynamicPruningCallback,
+    InfoBatch,
+    PruningSchedule,
+)
+from tests.conftest import EpochLog, TinyModule, make_data, make_trainer, weights_of
+from tests.integration.forked import run_forked
+
+EPOCHS = 6
+
+
+class Recorder(Checkpoint):
+    """Keep what a rank trained on and decided; count its collectives; write it all at the end.
+
+    A ``Checkpoint`` only to come last, after the decision of the epoch.
+    """
+
+    def __init__(self, folder, log):
+        self.folder, self.log_of_epochs = folder, log
+        self.shards, self.kept, self.calls = [], [], []
+        self.num_calls = 0
+
+    def on_train_start(self, trainer, pl_module):
+        exchange = trainer.callbacks[0]._session._exchange
+        if exchange is None:
+            return
+        for name in ("sum", "merged"):
+            original = getattr(exchange, name)
+
+            def counted(*args, _original=original):
+                self.num_calls += 1
+                return _original(*args)
+
+            setattr(exchange, name, counted)
+
+    def on_train_batch_end(self, trainer, *args):
+        assert self.num_calls == sum(self.calls), "a collective on the batch path"
+
+    def on_train_epoch_end(self, trainer, pl_module):
+        callback = trainer.callbacks[0]
+        self.shards.append(callback._session.sampler.order.clone())
+        selection = callback.decision.selection
+        self.kept.append(None if selection is None else selection.kept.clone())
+        self.calls.append(self.num_calls - sum(self.calls))
+
+    def on_train_end(self, trainer, pl_module):
+        callback = trainer.callbacks[0]
+        result = {
+            "shards": self.shards,
+            "kept": self.kept,
+            "calls": self.calls,
+            "weights": weights_of(trainer.lightning_module),
+            "rows": list(callback.trajectories.rows),
+            "reference": callback.trajectories.reference,
+            "scores": callback.score.compute(callback.trajectories),
+            "batches": self.log_of_epochs.batches,
+            "validated": self.log_of_epochs.validated,
+            "metrics": {
+                k: v
+                for k, v in trainer.callback_metrics.items()
+                if k.startswith("pruning/") and "seconds" not in k
+            },
+        }
+        torch.save(result, self.folder / f"rank{trainer.global_rank}.pt")
+
+
+def make_callback():
+    return DynamicPruningCallback(
+        DynamicAlignment(window=4, min_observations=2),
+        InfoBatch(0.6),
+        schedule=PruningSchedule(stop_fraction=0.84),
+        reference=make_data(37, seed=3, noise=0.0),
+        keep_history=True,
+    )
+
+
+def fit(folder, ranks, num_samples=62, shuffle=True, sampler=None, ckpt=None, extra=(), **kwargs):
+    """Fit on ``ranks`` processes with a global batch of 8; return what each rank wrote."""
+    folder.mkdir(exist_ok=True)
+    batch_norm = kwargs.pop("batch_norm", False)
+    make = kwargs.pop("make_module", lambda: TinyModule(batch_norm=batch_norm))
+    epochs = kwargs.pop("max_epochs", EPOCHS)
+
+    def work():
+        torch.set_num_threads(1)
+        pl.seed_everything(5, verbose=False)
+        data = make_data(num_samples)
+        own = sampler() if sampler else None
+        loader = DataLoader(data, 8 // ranks, shuffle=shuffle and own is None, sampler=own)
+        log = EpochLog()
+        callbacks = [make_callback(), log, *(make() for make in extra), Recorder(folder, log)]
+        strategy = DDPStrategy(start_method="fork") if ranks > 1 else "auto"
+        trainer = make_trainer(
+            *callbacks, max_epochs=epochs, devices=ranks, strategy=strategy, **kwargs
+        )
+        trainer.fit(make(), loader, DataLoader(make_data(20, seed=9), 5), ckpt_path=ckpt)
+
+    run_forked(work, folder / "log.txt")
+    return [torch.load(folder / f"rank{r}.pt", weights_only=True) for r in range(ranks)]
+
+
+def same(a, b):
+    if a is None or b is None:
+        return a is b
+    return torch.equal(a.nan_to_num(-9.0), b.nan_to_num(-9.0))
+
+
+def check_ranks(results, num_samples=62):
+    """Same decisions everywhere; disjoint, equal shards; nearly all of the selection trained."""
+    first, ranks = results[0], len(results)
+    for other in results[1:]:
+        for name in ("kept", "rows"):
+            assert all(same(a, b) for a, b in zip(first[name], other[name], strict=True)), name
+        assert same(first["scores"], other["scores"])
+        assert same(first["reference"], other["reference"])
+        assert first["batches"] == other["batches"]
+        assert first["metrics"] == other["metrics"]
+        for name, value in first["weights"].items():
+            assert torch.equal(value, other["weights"][name]) or "running" in name
+    kept_before = [None, *first["kept"][:-1]]
+    for epoch, kept in enumerate(kept_before):
+        shards = [result["shards"][epoch] for result in results]
+        assert len({len(shard) for shard in shards}) == 1
+        union = torch.cat(shards)
+        assert len(union.unique()) == len(union)
+        wanted = torch.ones(num_samples, dtype=torch.bool) if kept is None else kept
+        assert wanted[union].all()
+        assert int(wanted.sum()) - len(union) < 2 * ranks
+        row = first["rows"][epoch]
+        assert torch.equal(union.sort().values, (~row.isnan()).nonzero().flatten())
+    assert any(kept is not None for kept in first["kept"]), "nothing was pruned"
+
+
+@pytest.mark.parametrize("ranks", [2, 4])
+def test_same_as_one_process_with_the_same_global_batch(tmp_path, ranks):
+    # 64 samples over 8: the same batches while nothing is pruned, so the same first selection.
+    alone = fit(tmp_path / "alone", 1, num_samples=64)[0]
+    together = fit(tmp_path / "together", ranks, num_samples=64)
+    check_ranks(together, 64)
+    for epoch in (0, 1):
+        torch.testing.assert_close(together[0]["rows"][epoch], alone["rows"][epoch])
+    torch.testing.assert_close(together[0]["reference"][:2], alone["reference"][:2])
+    assert same(together[0]["kept"][1], alone["kept"][1])
+    assert not together[0]["kept"][1].all()
+
+
+def test_one_exchange_per_epoch(tmp_path):
+    results = fit(tmp_path, 2)
+    # One sum for the reference, one merge of (index, loss) pairs; nothing per step.
+    assert [result["calls"] for result in results] == [[2] * EPOCHS] * 2
+
+
+@pytest.mark.parametrize(
+    "kwargs",
+    [
+        {"num_samples": 61},
+        {"num_samples": 61, "shuffle": False},
+        {"batch_norm": True},
+        {"accumulate_grad_batches": 2},
+        {"val_check_interval": 0.5},
+    ],
+    ids=str,
+)
+def test_ranks_agree(tmp_path, kwargs):
+    results = fit(tmp_path, 2, **kwargs)
+    check_ranks(results, kwargs.get("num_samples", 62))
+    assert set(results[0]["validated"]) == set(range(EPOCHS))
+
+
+def test_a_users_sampler_over_ranks(tmp_path):
+    results = fit(tmp_path, 2, sampler=lambda: WeightedRandomSampler(torch.ones(62), 62, False))
+    check_ranks(results)
+
+
+def test_without_lightnings_sampler_every_rank_sees_all_and_all_decide_alike(tmp_path):
+    results = fit(tmp_path, 2, use_distributed_sampler=False)
+    for a, b in zip(results[0]["kept"], results[1]["kept"], strict=True):
+        assert same(a, b)
+    assert torch.equal(results[0]["shards"][2], results[1]["shards"][2])
+
+
+class SaveAt(Checkpoint):
+    def __init__(self, path, epoch):
+        self.path, self.epoch = path, epoch
+
+    def on_train_epoch_end(self, trainer, pl_module):
+        if trainer.current_epoch == self.epoch:
+            trainer.save_checkpoint(self.path)
+
+
+@pytest.mark.parametrize("ranks", [1, 4])
+def test_a_checkpoint_of_two_ranks_resumes_on_others(tmp_path, ranks):
+    path = tmp_path / "two.ckpt"
+    two = fit(tmp_path / "two", 2, extra=[lambda: SaveAt(path, 3)])
+    resumed = fit(tmp_path / "others", ranks, ckpt=path)
+    for row, theirs in zip(two[0]["rows"][:4], resumed[0]["rows"], strict=False):
+        assert same(row, theirs)
+    trained = torch.cat([result["shards"][0] for result in resumed])
+    kept = two[0]["kept"][3]
+    assert kept[trained].all()
+    assert int(kept.sum()) - len(trained) < 2 * ranks
+
+
+class DiesInEpoch(TinyModule):
+    def training_step(self, batch, batch_idx):
+        if self.trainer.current_epoch == 3 and self.trainer.global_rank == 1:
+            import os
+            import signal
+
+            os.kill(os.getpid(), signal.SIGKILL)
+        return super().training_step(batch, batch_idx)
+
+
+def test_a_killed_rank_fails_the_run_and_it_resumes(tmp_path):
+    path = tmp_path / "before.ckpt"
+    whole = fit(tmp_path / "whole", 2)
+    with pytest.raises(AssertionError, match=r"SIGKILL|terminated|exited|closed"):
+        fit(
+            tmp_path / "killed",
+            2,
+            make_module=DiesInEpoch,
+            extra=[lambda: SaveAt(path, 2)],
+        )
+    resumed = fit(tmp_path / "resumed", 2, ckpt=path)
+    for name, value in whole[0]["weights"].items():
+        assert torch.equal(value, resumed[0]["weights"][name]), name
