@@ -6,6 +6,7 @@ from lightning_alignprune.functional.asymmetric_noise import (
     asymmetric_cifar100,
     asymmetric_next,
 )
+from lightning_alignprune.functional.coreset import moderate_subset, small_loss_subset
 from lightning_alignprune.functional.draws import draw_seed, sample_keys, uniform
 from lightning_alignprune.functional.early_stopping import mean_second_difference
 from lightning_alignprune.functional.grouping import (
@@ -45,10 +46,12 @@ __all__ = [
     "infobatch_selection",
     "mean_second_difference",
     "mean_trajectory",
+    "moderate_subset",
     "optimal_cuts",
     "pairflip",
     "sample_keys",
     "sliding_window",
+    "small_loss_subset",
     "symmetric_inclusive",
     "symmetric_next",
     "symmetric_uniform",

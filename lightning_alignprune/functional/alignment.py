@@ -137,9 +137,9 @@ def _align_chunk(
     else:
         a, b = v, u * m
         floor = torch.tensor(_MIN_VARIANCE, device=v.device)
-    aa = torch.einsum("tn,tn->n", a, a)
-    bb = torch.einsum("tn,tn->n", b, b)
-    ab = torch.einsum("tn,tn->n", a, b)
+    # Plain products and sums: einsum would become N tiny matrix products.
+    ab = (a * b).sum(0)
+    aa, bb = a.square_().sum(0), b.square_().sum(0)
     defined = (n >= min_observations) & (aa > floor) & (bb > _MIN_VARIANCE)
     score = (ab / (aa * bb).sqrt()).clamp_(-1.0, 1.0)
     return score.masked_fill_(~defined, torch.nan)

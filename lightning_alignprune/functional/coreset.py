@@ -1,0 +1,126 @@
+"""Subsets chosen once from scores or features: pseudo-clean references and moderate coresets.
+
+Legend: ``N`` samples, ``K`` chosen, ``d`` feature size, ``C`` classes.
+"""
+
+import torch
+from torch import Tensor
+
+from lightning_alignprune._checks import check_number
+
+
+def small_loss_subset(losses: Tensor, count: int, labels: Tensor | None = None) -> Tensor:
+    """Choose the samples with the smallest losses: most of them have the right label.
+
+    Without labels the easy classes crowd out the others. With labels every class gets its share:
+    the counts per class differ by at most one, as long as the classes have enough samples; what a
+    small class cannot give is shared among the others. Equal losses: the lower index first.
+
+    Args:
+        losses: Shape (N,). NaN or infinite losses are never chosen.
+        count: K, at least 1; capped by the number of finite losses. Ten samples are enough for a
+            reference trend.
+        labels: Shape (N,), the given (possibly wrong) labels, for a balanced choice.
+
+    Returns:
+        Shape (K,), int64, ascending indices.
+
+    Raises:
+        ValueError: If ``count`` is below 1 or the lengths differ.
+
+    Example:
+        >>> losses, labels = torch.tensor([0.1, 0.2, 0.9, 0.3]), torch.tensor([0, 0, 1, 0])
+        >>> small_loss_subset(losses, 2).tolist(), small_loss_subset(losses, 2, labels).tolist()
+        ([0, 1], [0, 2])
+
+    Note:
+        One or two sorts of N numbers.
+    """
+    check_number("small_loss_subset", "count", count, low=1, integer=True, remedy="Ten will do.")
+    order = losses.argsort(stable=True)
+    order = order[losses[order].isfinite()]
+    if labels is not None:
+        _check_lengths("small_loss_subset", "labels", labels, len(losses))
+        # The j-th best of its class comes before every (j+1)-th best: a round over the classes.
+        order = order[_place_in_class(labels[order]).argsort(stable=True)]
+    return order[:count].sort().values
+
+
+def moderate_subset(features: Tensor, labels: Tensor, count: int) -> Tensor:
+    """Choose the samples of middling distance to the median feature of their class (Moderate).
+
+    Neither the most typical nor the strangest: of all samples in the order of their distance,
+    the ``count`` in the middle, from position ``(N - K) // 2`` on.
+
+    Parity: the public code rounds the two ends apart, which may change the number of samples; here
+    exactly K are chosen.
+
+    Args:
+        features: Shape (N, d), float, finite.
+        labels: Shape (N,), integers. The given (possibly wrong) labels.
+        count: K, in [1, N].
+
+    Returns:
+        Shape (K,), int64, ascending indices.
+
+    Raises:
+        ValueError: If ``count`` is out of range, the lengths differ, or a feature is not finite.
+
+    Example:
+        >>> features, labels = torch.tensor([[0.0], [1.0], [2.0], [3.0], [9.0]]), torch.zeros(5)
+        >>> moderate_subset(features, labels, 3).tolist()
+        [0, 1, 3]
+
+    Note:
+        O(N * d) and a sort of N numbers; a copy of the largest class's features.
+    """
+    owner = "moderate_subset"
+    num_samples = len(features)
+    check_number(
+        owner,
+        "count",
+        count,
+        low=1,
+        high=num_samples,
+        integer=True,
+        remedy="It is the size of the subset.",
+    )
+    _check_lengths(owner, "labels", labels, num_samples)
+    if not bool(features.isfinite().all()):
+        first = int((~features.isfinite()).flatten(1).any(1).nonzero()[0])
+        raise ValueError(
+            f"{owner}: expected finite features, got NaN or inf for sample {first}. "
+            "Look at that sample and at the network."
+        )
+    distance = torch.empty(num_samples, device=features.device)
+    classes: Tensor = torch.unique(labels)
+    for label in classes:
+        members = (labels == label).nonzero().squeeze(1)
+        of_class = features[members].flatten(1).float()
+        distance[members] = (of_class - _median(of_class)).square().sum(1).sqrt()
+    start = (num_samples - count) // 2
+    return distance.argsort(stable=True)[start : start + count].sort().values
+
+
+def _median(values: Tensor) -> Tensor:
+    # Of an even number the mean of the middle two; torch.median would take the lower.
+    ordered = values.sort(dim=0).values
+    return (ordered[(len(values) - 1) // 2] + ordered[len(values) // 2]) / 2
+
+
+def _place_in_class(labels: Tensor) -> Tensor:
+    """Number the samples of each class in their order: 0 for the first of its class."""
+    by_class = labels.argsort(stable=True)
+    ordered = labels[by_class]
+    starts = torch.searchsorted(ordered, ordered)
+    place = torch.empty_like(by_class)
+    place[by_class] = torch.arange(len(labels), device=labels.device) - starts
+    return place
+
+
+def _check_lengths(owner: str, argument: str, values: Tensor, num_samples: int) -> None:
+    if values.shape != (num_samples,):
+        raise ValueError(
+            f"{owner}: expected {argument} of shape ({num_samples},), got {tuple(values.shape)}. "
+            "Pass one per sample, in the same order."
+        )
