@@ -24,7 +24,7 @@ from lightning_alignprune.data import (
     read_label_file,
     write_label_file,
 )
-from lightning_alignprune.data.noise import NoiseKind
+from lightning_alignprune.functional.noise_models import NoiseModel
 from lightning_alignprune.models import Classifier
 
 _NAME = DynamicPruningCallback.__name__
@@ -182,8 +182,8 @@ def _noise_command(args: ArgsType) -> None:
 
 def make_noise_file(
     out: str,
-    kind: NoiseKind = "symmetric_uniform",
-    rate: float = 0.0,
+    rate: float,
+    kind: NoiseModel = "symmetric_uniform",
     seed: int = 0,
     labels: str | None = None,
     entry: str = "clean_label",
@@ -198,8 +198,8 @@ def make_noise_file(
 
     Args:
         out: The file to write, ``.npz`` or ``.pt``.
+        rate: The noise model's rate, in [0, 1].
         kind: The noise model.
-        rate: Its rate, in [0, 1].
         seed: Seed of its draw.
         labels: A label file with the true labels; give this or ``data``.
         entry: The entry of that file that holds them.

@@ -339,12 +339,13 @@ def test_noise_makes_a_label_file_and_says_what_it_did(capsys: pytest.CaptureFix
     ("line", "text"),
     [
         ("--out x.npz --rate 0.5", "expected labels or data and only one, got 'neither'"),
-        ("--out there.npz --labels there.npz", "expected out to be a new file"),
+        ("--out there.npz --labels there.npz --rate 0", "expected out to be a new file"),
         ("--out x.npz --labels there.npz --rate 1.5", "expected rate in [0, 1], got 1.5"),
-        ("--out x.npz --labels there.npz --entry y", "expected entry 'y' in there.npz"),
-        ("--out x.npz --labels none.npz", "no such file"),
-        ("--out x.npz --labels there.npz --knd pairflip", "knd"),
-        ("--out x.npz --labels there.npz --kind pairflop", "pairflop"),
+        ("--out x.npz --labels there.npz --rate 0 --entry y", "expected entry 'y' in there.npz"),
+        ("--out x.npz --labels none.npz --rate 0", "no such file"),
+        ("--out x.npz --labels there.npz --rate 0 --knd pairflip", "knd"),
+        ("--out x.npz --labels there.npz", "rate"),
+        ("--out x.npz --labels there.npz --rate 0 --kind pairflop", "pairflop"),
     ],
 )
 def test_noise_refuses_with_one_line(line: str, text: str, capsys) -> None:
@@ -354,6 +355,7 @@ def test_noise_refuses_with_one_line(line: str, text: str, capsys) -> None:
             "noise",
             "--out",
             "there.npz",
+            "--rate=0",
             "--data",
             "CIFAR10DataModule",
             "--data.jpeg_archive",
