@@ -3,6 +3,7 @@
 from typing import Any
 
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
+from lightning.pytorch.utilities.rank_zero import rank_zero_warn
 from torch.utils.data import (
     BatchSampler,
     DataLoader,
@@ -34,6 +35,12 @@ def check_loader(loader: object) -> DataLoader[Any]:
             "an IterableDataset, whose samples have no indices",
             "Give a dataset with __len__ and __getitem__.",
         )
+    if hasattr(loader, "state_dict"):
+        raise _refused(
+            "a loader whose place this callback keeps",
+            f"{type(loader).__name__}, which restores its own",
+            "Use torch's DataLoader: with this callback it resumes exactly, also in mid-epoch.",
+        )
     if loader.batch_size is None and loader.batch_sampler is None:
         raise _refused(
             "a DataLoader that makes batches",
@@ -45,6 +52,11 @@ def check_loader(loader: object) -> DataLoader[Any]:
             "a plain torch BatchSampler",
             describe(loader.batch_sampler),
             "Pass batch_size, shuffle or sampler to the DataLoader instead of batch_sampler.",
+        )
+    if not getattr(loader, "in_order", True):
+        rank_zero_warn(
+            f"{_OWNER}: the train loader has in_order=False, but samples are known by their place "
+            "in the order; its batches are taken in order."
         )
     if len(loader.dataset) == 0:  # type: ignore[arg-type]
         raise _refused("a training set with samples", "an empty one", "Check the dataset.")

@@ -62,7 +62,9 @@ def test_with_persistent_workers_and_prefetch():
 
 
 def test_out_of_order_loader_is_put_in_order():
-    check_recorded(DataLoader(Indexed(), 8, shuffle=True, num_workers=2, in_order=False), {})
+    loader = DataLoader(Indexed(), 8, shuffle=True, num_workers=2, in_order=False)
+    with pytest.warns(UserWarning, match="in_order=False"):
+        check_recorded(loader, {})
 
 
 @pytest.mark.filterwarnings("ignore:train_dataloader yielded None")

@@ -1,0 +1,329 @@
+"""The tap inside every kind of training step."""
+
+import lightning.pytorch as pl
+import pytest
+import torch
+import torch.nn.functional as F
+from lightning.pytorch.utilities.exceptions import MisconfigurationException
+from torch import nn
+from torch.overrides import _get_current_function_mode_stack
+from torch.utils.checkpoint import checkpoint
+from torch.utils.data import DataLoader, TensorDataset
+
+from lightning_alignprune import BatchLoss, DynamicPruningCallback, SampleLoss
+from tests.conftest import TinyModule, make_data, make_trainer
+from tests.integration.test_gradients import FixedWeights, pruning
+
+WEIGHTS = torch.rand(64, generator=torch.Generator().manual_seed(0)) * 3
+
+
+class Stock(TinyModule):
+    def training_step(self, batch, batch_idx):
+        x, y, _ = batch
+        return self.loss(self(x), y)
+
+
+class ByHand(Stock):
+    """Weights written into the loss; what every other module here must equal."""
+
+    def training_step(self, batch, batch_idx):
+        x, y, index = batch
+        return self.weigh(F.cross_entropy(self(x), y, reduction="none"), index)
+
+    def weigh(self, losses, index):
+        if self.trainer.current_epoch == 0:
+            return losses.mean()
+        return (losses * WEIGHTS[index].to(losses.dtype)).mean()
+
+
+def fit(module, callback=None, init=0, **kwargs):
+    dataset = TensorDataset(*make_data(64).tensors, torch.arange(64))
+    torch.manual_seed(init)
+    for layer in module.modules():
+        if hasattr(layer, "reset_parameters"):
+            layer.reset_parameters()
+    callbacks = [] if callback is None else [callback]
+    trainer = make_trainer(*callbacks, **({"max_epochs": 3} | kwargs))
+    trainer.fit(module, DataLoader(dataset, 8))
+    return torch.cat([p.detach().flatten().double() for p in module.parameters()])
+
+
+@pytest.mark.parametrize("precision", ["32-true", "bf16-mixed", "64-true", "bf16-true"])
+def test_precisions(precision):
+    tolerance = 1e-2 if precision == "bf16-true" else 1e-5
+    ours = fit(Stock(), pruning(WEIGHTS), precision=precision)
+    by_hand = fit(ByHand(), precision=precision)
+    torch.testing.assert_close(ours, by_hand, rtol=0, atol=tolerance)
+
+
+@pytest.mark.gpu
+def test_16_mixed():
+    ours = fit(Stock(), pruning(WEIGHTS), precision="16-mixed", accelerator="gpu")
+    by_hand = fit(ByHand(), precision="16-mixed", accelerator="gpu")
+    torch.testing.assert_close(ours, by_hand, rtol=0, atol=1e-4)
+
+
+@pytest.mark.parametrize("what", ["network", "module"])
+def test_compiled(what):
+    torch._dynamo.reset()
+    module = Stock()
+    if what == "network":
+        module.net.compile(backend="aot_eager")
+        ours = fit(module, pruning(WEIGHTS))
+    else:
+        ours = fit(torch.compile(module, backend="aot_eager"), pruning(WEIGHTS))
+    torch.testing.assert_close(ours, fit(ByHand()), rtol=0, atol=1e-5)
+
+
+class Checkpointed(Stock):
+    reentrant = False
+
+    def forward(self, x):
+        return checkpoint(self.net, x, use_reentrant=self.reentrant)
+
+
+@pytest.mark.parametrize("reentrant", [False, True])
+@pytest.mark.filterwarnings("ignore:None of the inputs have requires_grad")
+def test_checkpointed_backbone(reentrant):
+    class Module(Checkpointed):
+        def forward(self, x):
+            hidden = self.net[0](x)
+            return checkpoint(self.net[1:], hidden, use_reentrant=reentrant)
+
+    ours = fit(Module(), pruning(WEIGHTS))
+    torch.testing.assert_close(ours, fit(ByHand()), rtol=0, atol=1e-6)
+
+
+def test_a_loss_inside_a_reentrant_checkpoint_is_refused():
+    class Module(Stock):
+        def training_step(self, batch, batch_idx):
+            x, y, _ = batch
+
+            def loss(hidden):
+                return F.cross_entropy(self.net[1:](hidden), y)
+
+            return checkpoint(loss, self.net[0](x), use_reentrant=True)
+
+    with pytest.raises(MisconfigurationException, match="reentrant activation checkpoint"):
+        fit(Module(), pruning(WEIGHTS))
+
+
+@pytest.mark.parametrize(
+    "kwargs",
+    [
+        {"accumulate_grad_batches": 3},
+        {"gradient_clip_val": 0.05},
+        {"gradient_clip_val": 0.01, "gradient_clip_algorithm": "value"},
+    ],
+)
+def test_accumulation_and_clipping(kwargs):
+    ours = fit(Stock(), pruning(WEIGHTS), **kwargs)
+    torch.testing.assert_close(ours, fit(ByHand(), **kwargs), rtol=0, atol=1e-6)
+
+
+def test_lbfgs_runs_the_step_several_times():
+    calls = []
+
+    def make(base):
+        class Module(base):
+            def training_step(self, batch, batch_idx):
+                calls.append(batch_idx)
+                return super().training_step(batch, batch_idx)
+
+            def configure_optimizers(self):
+                return torch.optim.LBFGS(self.parameters(), lr=0.1, max_iter=3)
+
+        return Module()
+
+    callback = pruning(WEIGHTS, keep_history=True)
+    ours = fit(make(Stock), callback)
+    assert len(calls) > 3 * 8
+    torch.testing.assert_close(ours, fit(make(ByHand)), rtol=0, atol=1e-5)
+
+
+class Manual(Stock):
+    def __init__(self):
+        super().__init__()
+        self.automatic_optimization = False
+
+    def training_step(self, batch, batch_idx):
+        optimizer = self.optimizers()
+        optimizer.zero_grad()
+        loss = super().training_step(batch, batch_idx)
+        self.manual_backward(loss)
+        optimizer.step()
+
+
+class ManualByHand(ByHand):
+    def __init__(self):
+        super().__init__()
+        self.automatic_optimization = False
+
+    def training_step(self, batch, batch_idx):
+        optimizer = self.optimizers()
+        optimizer.zero_grad()
+        self.manual_backward(super().training_step(batch, batch_idx))
+        optimizer.step()
+
+
+def test_manual_optimisation_with_one_torch_loss():
+    callback = pruning(WEIGHTS)
+    ours = fit(Manual(), callback)
+    torch.testing.assert_close(ours, fit(ManualByHand()), rtol=0, atol=1e-6)
+    assert not callback.trajectories.rows[-1].isnan().any()
+
+
+def test_manual_optimisation_refusals():
+    class TwoLosses(Manual):
+        def training_step(self, batch, batch_idx):
+            super().training_step(batch, batch_idx)
+            super().training_step(batch, batch_idx)
+
+    with pytest.raises(MisconfigurationException, match="2 calls of torch loss functions"):
+        fit(TwoLosses(), pruning(None))
+
+    class ReturnsLosses(Manual):
+        def training_step(self, batch, batch_idx):
+            optimizer = self.optimizers()
+            losses = -self(batch[0]).log_softmax(1).gather(1, batch[1][:, None]).squeeze(1)
+            optimizer.zero_grad()
+            self.manual_backward(losses.mean())
+            optimizer.step()
+            return {"loss": losses.mean(), "sample_loss": losses}
+
+    fit(ReturnsLosses(), pruning(None))
+    with pytest.raises(MisconfigurationException, match=r"on the graph.*manual optimisation"):
+        fit(ReturnsLosses(), pruning(WEIGHTS))
+    with pytest.raises(MisconfigurationException, match="manual optimisation, where the backward"):
+        fit(ReturnsLosses(), pruning(WEIGHTS, signal=BatchLoss()))
+
+
+@pytest.mark.filterwarnings("ignore:`training_step` returned `None`")
+def test_a_step_that_returns_none_leaves_its_samples_unobserved():
+    class Skips(Stock):
+        def training_step(self, batch, batch_idx):
+            loss = super().training_step(batch, batch_idx)
+            return None if batch_idx == 2 else loss
+
+    callback = pruning(None, keep_history=True)
+    fit(Skips(), callback)
+    for row in callback.trajectories.rows:
+        assert row.isnan().nonzero().flatten().tolist() == list(range(16, 24))
+
+
+def test_returning_minus_one_ends_the_epoch_early():
+    class Stops(Stock):
+        def on_train_batch_start(self, batch, batch_idx):
+            return -1 if batch_idx == 3 else None
+
+    callback = pruning(None, keep_history=True)
+    fit(Stops(), callback)
+    assert [int((~row.isnan()).sum()) for row in callback.trajectories.rows] == [24, 24, 24]
+
+
+def test_sums_of_losses_are_weighted_and_recorded_with_their_coefficients():
+    class Two(Stock):
+        def training_step(self, batch, batch_idx):
+            x, y, _ = batch
+            logits = self(x)
+            target = F.one_hot(y, 3).to(logits.dtype)
+            self.log("mae", F.l1_loss(logits, target))  # a metric, not a loss
+            return F.cross_entropy(logits, y) + 0.3 * F.mse_loss(logits, target)
+
+    class TwoByHand(ByHand):
+        def training_step(self, batch, batch_idx):
+            x, y, index = batch
+            logits = self(x)
+            target = F.one_hot(y, 3).to(logits.dtype)
+            losses = F.cross_entropy(logits, y, reduction="none")
+            losses = losses + 0.3 * F.mse_loss(logits, target, reduction="none").mean(1)
+            if self.trainer.current_epoch == 0:
+                seen.append(losses.detach())
+            return self.weigh(losses, index)
+
+    seen = []
+    callback = pruning(WEIGHTS, keep_history=True)
+    ours = fit(Two(), callback)
+    torch.testing.assert_close(ours, fit(TwoByHand()), rtol=0, atol=1e-6)
+    torch.testing.assert_close(callback.trajectories.rows[0], torch.cat(seen))
+
+
+@pytest.mark.parametrize("reduction", ["sum", "none"])
+def test_reductions_of_the_users_own(reduction):
+    class Own(Stock):
+        def training_step(self, batch, batch_idx):
+            x, y, _ = batch
+            losses = F.cross_entropy(self(x), y, reduction=reduction)
+            return losses / len(x) if reduction == "sum" else losses.mean()
+
+    ours = fit(Own(), pruning(WEIGHTS))
+    torch.testing.assert_close(ours, fit(ByHand()), rtol=0, atol=1e-6)
+
+
+def test_plain_loss_signal():
+    class Smoothed(Stock):
+        def training_step(self, batch, batch_idx):
+            return F.cross_entropy(self(batch[0]), batch[1], label_smoothing=0.3)
+
+    rows = []
+    for plain in (False, True):
+        callback = pruning(None, signal=SampleLoss(plain=plain), keep_history=True)
+        weights = fit(Smoothed(), callback)
+        rows.append((callback.trajectories.rows[0], weights))
+    assert torch.equal(rows[0][1], rows[1][1]), "what is trained does not change"
+    assert (rows[0][0] - rows[1][0]).abs().max() > 0.01
+
+
+@pytest.mark.parametrize("error", [ValueError, KeyboardInterrupt])
+def test_the_tap_leaves_nothing_behind_when_a_step_raises(error):
+    class Raises(Stock):
+        def training_step(self, batch, batch_idx):
+            assert _get_current_function_mode_stack()
+            raise error("stop")
+
+    with pytest.raises((error, SystemExit)):
+        fit(Raises(), pruning(WEIGHTS))
+    assert not _get_current_function_mode_stack()
+
+
+def test_a_nested_fit_is_not_tapped():
+    inner = []
+
+    class Outer(Stock):
+        def training_step(self, batch, batch_idx):
+            if batch_idx == 0 and self.trainer.current_epoch == 0:
+                # Its step has a loss of 8 rows too, under our mode, but it is not this step's.
+                nested = TinyModule()
+                make_trainer(max_epochs=1).fit(nested, DataLoader(make_data(16), 8))
+                inner.append(nested)
+            return super().training_step(batch, batch_idx)
+
+    callback = pruning(None, keep_history=True)
+    fit(Outer(), callback)
+    assert inner
+    assert len(callback.trajectories.rows) == 3
+
+
+class Gan(pl.LightningModule):
+    """Several optimisers: the batch loss of each is not one per-sample loss."""
+
+    def __init__(self):
+        super().__init__()
+        self.automatic_optimization = False
+        self.net = nn.Linear(6, 3)
+
+    def training_step(self, batch, batch_idx):
+        for optimizer in self.optimizers():
+            optimizer.zero_grad()
+            self.manual_backward(F.cross_entropy(self.net(batch[0]), batch[1]))
+            optimizer.step()
+
+    def configure_optimizers(self):
+        return [torch.optim.SGD(self.parameters(), 0.1) for _ in range(2)]
+
+
+def test_several_optimisers_are_refused_with_the_way_out():
+    callback = DynamicPruningCallback("loss", FixedWeights(None))
+    trainer = make_trainer(callback)
+    with pytest.raises(MisconfigurationException, match=r"BatchLoss\(\)"):
+        trainer.fit(Gan(), DataLoader(make_data(), 8))
