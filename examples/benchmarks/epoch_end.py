@@ -201,11 +201,12 @@ def main() -> None:
     parser.add_argument("--dtype", choices=["float32", "float16", "bfloat16"], default="float32")
     parser.add_argument("--peer", type=Path, help="checkout of github.com/mrazhou/BLS")
     parser.add_argument("--peer-seta-max", type=int, default=1_281_167)
+    parser.add_argument("--threads", type=int, default=2, help="1 where others use the cores too")
     parser.add_argument("--repeats", type=int, default=9)
     parser.add_argument("--epoch-end-only", action="store_true", help="for very large sets")
     parser.add_argument("--json", type=Path, metavar="OUT")
     args = parser.parse_args()
-    torch.set_num_threads(2)
+    torch.set_num_threads(args.threads)
     peer = load_peer(args.peer) if args.peer else None
     report = {}
     for num_samples in args.samples:

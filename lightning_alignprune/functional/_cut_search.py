@@ -16,7 +16,7 @@ more than one value, and then nothing can be better.
 import torch
 from torch import Tensor
 
-_PARTS = 48  # parts a layer is split into per round: small matrices, few rounds
+_PARTS = 64  # parts a layer is split into per round: small matrices, few rounds
 _MAX_MATRIX = 1 << 22
 _ROUNDING = 1e-12
 

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 _RADIX_BITS = 16
+_FEW = 1 << 14  # keys that kthvalue sorts out faster than a histogram on a CPU
 
 
 def ordered_keys(values: Tensor) -> Tensor:
@@ -35,8 +36,10 @@ def kth_smallest(
         count: At least 1.
         all_reduce: Sums over ranks; with it the search takes four histograms of 16 bits each.
     """
-    if all_reduce is None:
-        return None if count >= len(keys) else int(keys.kthvalue(count).values)
+    if all_reduce is None and count >= len(keys):
+        return None
+    if all_reduce is None and (keys.is_cuda or len(keys) < _FEW):
+        return int(keys.kthvalue(count).values)
     bins = 1 << _RADIX_BITS
     remaining, prefix = keys, 0
     for level in range(4):
@@ -44,11 +47,14 @@ def kth_smallest(
         digit = (remaining >> shift) & (bins - 1)
         if level == 0:  # the top digit carries the sign: order negative keys first
             digit ^= bins >> 1
-        below = all_reduce(torch.bincount(digit, minlength=bins)).cumsum(0)
+        histogram = torch.bincount(digit, minlength=bins)
+        below = (all_reduce(histogram) if all_reduce else histogram).cumsum(0)
         if level == 0 and int(below[-1]) <= count:
             return None
         at = int((below < count).sum())
         count -= int(below[at - 1]) if at else 0
         remaining = remaining[digit == at]
+        if all_reduce is None and len(remaining) < _FEW:
+            return int(remaining.kthvalue(count).values)
         prefix = (prefix << _RADIX_BITS) | (at ^ (bins >> 1) if level == 0 else at)
     return prefix - (1 << 64) if prefix >> 63 else prefix

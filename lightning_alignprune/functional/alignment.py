@@ -122,9 +122,9 @@ def _carry_forward(v: Tensor, before: Tensor | None) -> None:
 def _align_chunk(
     v: Tensor, u: Tensor, has_reference: Tensor, correlation: Correlation, min_observations: int
 ) -> Tensor:
-    seen = v.isnan().logical_not_().logical_and_(has_reference.unsqueeze(1))
-    v = torch.where(seen, v, 0.0)
-    m = seen.to(v.dtype)
+    # v - v is 0 where v is finite, else NaN: masks in floats, many times faster than in bools.
+    m = v.sub(v).nan_to_num_(nan=-1.0).add_(1.0).mul_(has_reference.to(v.dtype).unsqueeze(1))
+    v = v.nan_to_num_(nan=0.0, posinf=0.0, neginf=0.0).mul_(m)
     n = m.sum(0)
     u = u.unsqueeze(1)
     if correlation == "pearson":

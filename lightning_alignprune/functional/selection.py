@@ -75,13 +75,17 @@ def draw_fixed_count(
     """
     if count <= 0:
         return torch.zeros_like(candidates)
+    if all_reduce is None and bool(candidates.all()):
+        keys = sample_keys(indices, seed, epoch, stream)
+        threshold = kth_smallest(keys, count)
+        return candidates.clone() if threshold is None else keys <= threshold
     positions = candidates.nonzero().squeeze(1)
     keys = sample_keys(indices[positions], seed, epoch, stream)
     threshold = kth_smallest(keys, count, all_reduce)
     if threshold is None:
         return candidates.clone()
     drawn = torch.zeros_like(candidates)
-    drawn[positions[keys <= threshold]] = True
+    drawn[positions] = keys <= threshold
     return drawn
 
 

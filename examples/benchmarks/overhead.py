@@ -1,0 +1,123 @@
+"""What the callback costs where nothing is pruned: seconds per epoch with it over without it.
+
+    python examples/benchmarks/overhead.py --json overhead.json
+
+A small CNN on random images, on the CPU. One process; epochs with and without the callback
+alternate in pairs, and the median of the pairs' ratios is reported. Recording, the loss tap and the
+epoch end are included; the reference pass is not: any clean evaluation would cost the same.
+"""
+
+import argparse
+import json
+import logging
+import statistics
+import time
+import warnings
+from pathlib import Path
+from typing import Any
+
+import lightning.pytorch as pl
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.utils.data import DataLoader, TensorDataset
+from tqdm import tqdm
+
+from lightning_alignprune import DynamicPruningCallback, InfoBatch
+
+
+class SmallCnn(pl.LightningModule):
+    def __init__(self) -> None:
+        super().__init__()
+        layers: list[nn.Module] = []
+        for channels_in, channels in ((3, 32), (32, 64), (64, 64)):
+            layers += [
+                nn.Conv2d(channels_in, channels, 3, padding=1, bias=False),
+                nn.BatchNorm2d(channels),
+                nn.ReLU(),
+                nn.MaxPool2d(2),
+            ]
+        self.net = nn.Sequential(*layers, nn.Flatten(), nn.Linear(64 * 16, 10))
+
+    def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor:
+        return F.cross_entropy(self.net(batch[0]), batch[1])
+
+    def configure_optimizers(self) -> torch.optim.Optimizer:
+        return torch.optim.SGD(self.parameters(), lr=0.01, momentum=0.9)
+
+
+class EpochSeconds(pl.Callback):
+    """Time each epoch from its first batch to the end of all epoch-end hooks."""
+
+    def __init__(self) -> None:
+        self.seconds: list[float] = []
+        self.started = 0.0
+
+    def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        self.started = time.perf_counter()
+
+    def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        self.seconds.append(time.perf_counter() - self.started)
+
+
+def one_fit(loader: DataLoader[Any], with_callback: bool) -> float:
+    """Seconds of the second epoch of a fresh fit of two."""
+    timer = EpochSeconds()
+    callbacks: list[pl.Callback] = [timer]
+    if with_callback:
+        callbacks.insert(0, DynamicPruningCallback("loss", InfoBatch(0.0)))
+    torch.manual_seed(0)
+    trainer = pl.Trainer(
+        max_epochs=2,
+        accelerator="cpu",
+        devices=1,
+        callbacks=callbacks,
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+    )
+    trainer.fit(SmallCnn(), loader)
+    return timer.seconds[1]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--samples", type=int, default=4096)
+    parser.add_argument("--batch-size", type=int, default=128)
+    parser.add_argument("--pairs", type=int, default=15)
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--json", type=Path)
+    args = parser.parse_args()
+    torch.set_num_threads(args.threads)
+    logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
+    warnings.filterwarnings("ignore")
+    data = TensorDataset(torch.randn(args.samples, 3, 32, 32), torch.randint(10, (args.samples,)))
+    loader = DataLoader(data, args.batch_size)
+    steps = len(loader)
+    one_fit(loader, True)
+    ratios, extra, plain = [], [], []
+    for pair in tqdm(range(args.pairs), unit="pair"):
+        order = (False, True) if pair % 2 else (True, False)
+        seconds = {with_callback: one_fit(loader, with_callback) for with_callback in order}
+        ratios.append(seconds[True] / seconds[False])
+        extra.append((seconds[True] - seconds[False]) / steps * 1e6)
+        plain.append(seconds[False])
+    result = {
+        "samples": args.samples,
+        "batch_size": args.batch_size,
+        "threads": args.threads,
+        "torch": torch.__version__,
+        "lightning": pl.__version__,
+        "plain_seconds_per_epoch": statistics.median(plain),
+        "ratio_median": statistics.median(ratios),
+        "ratio_quartiles": statistics.quantiles(ratios, n=4),
+        "extra_microseconds_per_step_median": statistics.median(extra),
+    }
+    print(json.dumps(result, indent=1))
+    if args.json:
+        args.json.write_text(json.dumps(result, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()
