@@ -17,7 +17,16 @@ from lightning_alignprune.cli import AlignPruneCLI, PruningOff, add_pruning_argu
 from lightning_alignprune.data import read_label_file
 from lightning_alignprune.functional import symmetric_uniform
 from tests.conftest import TinyModule, make_data
-from tests.unit.data.made import jpeg_archive
+from tests.unit.data.made import (
+    jpeg_archive,
+    make_cifar10,
+    make_cifar100,
+    make_clothing,
+    make_human_labels,
+    make_imagenet,
+    make_news,
+    make_webvision,
+)
 
 pytestmark = [
     # LightningCLI calls names that jsonargparse has renamed; not ours to change.
@@ -289,6 +298,73 @@ def test_help_of_the_parts_has_their_words(line: str, capsys: pytest.CaptureFixt
         main(["fit", line])
     assert stop.value.code == 0
     assert len(capsys.readouterr().out) > 300
+
+
+# ---- the configurations that ship with the package ----------------------------------------------
+
+CONFIGS = Path(__file__).parents[2] / "examples" / "configs"
+METHODS = sorted(CONFIGS.glob("method_*.yaml"))
+SMALL_PARTS = "--data.reference_size 4 --data.val_size 4 --data.num_workers 0"
+SMALL_IMAGES = (
+    "--data.num_workers 0 --data.image_size 32 --data.batch_size 4 --model.optimizer.lr 1e-4 "
+    "--model.network torchvision/resnet18"
+)
+
+
+def prepare(name: str, folder: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    """Make the data of a configuration; return what shrinks it to a test's size."""
+    if name == "cifar10n_worse":
+        make_cifar10(folder, monkeypatch)
+        make_human_labels(folder, torch.arange(50) % 10, 10)
+        return f"{SMALL_PARTS} --trainer.precision 32 --data.batch_size 2"
+    if name == "cifar100n":
+        make_cifar100(folder, monkeypatch)
+        make_human_labels(folder, torch.arange(200) % 100, 100)
+        return f"{SMALL_PARTS} --trainer.precision 32 --data.batch_size 2"
+    if name == "news_symmetric":
+        make_news(folder)
+        network = {
+            "class_path": "lightning_alignprune.models.mlp3",
+            "init_args": {"num_features": 4},
+        }
+        Path("network.yaml").write_text(yaml.safe_dump(network))
+        small = "--data.num_terms 30 --data.num_features 4 --model.network network.yaml"
+        return f"{SMALL_PARTS} {small}"
+    if name == "webvision":
+        make_webvision(folder)
+        return f"{SMALL_IMAGES} --data.first_classes 4"
+    if name == "clothing1m":
+        make_clothing(folder)
+        return f"{SMALL_IMAGES} --model.pretrained false"
+    make_imagenet(folder)
+    return f"{SMALL_IMAGES} {SMALL_PARTS} --trainer.precision 32"
+
+
+@pytest.mark.parametrize(
+    "config", sorted(set(CONFIGS.glob("*.yaml")) - set(METHODS)), ids=lambda path: path.stem
+)
+def test_every_configuration_runs_on_made_data(
+    config: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    small = prepare(config.stem, tmp_path, monkeypatch)
+    method = CONFIGS / "method_alignprune.yaml"
+    line = f"fit --config {config} --config {method} --data.data_dir {tmp_path} {small}"
+    main([*line.split(), *QUIET, "--trainer.fast_dev_run=true"])
+
+
+@pytest.mark.parametrize("method", METHODS, ids=lambda path: path.stem)
+def test_every_method_file_prunes_as_it_says(method: Path) -> None:
+    made = cli(f"--config={method}", *QUIET)
+    said = yaml.safe_load(method.read_text())["pruning"]
+    if said is False:
+        assert any(isinstance(c, PruningOff) for c in made.trainer.callbacks)
+        return
+    callback = pruner(made)
+    assert type(callback.policy).__name__ == said["policy"]["class_path"]
+    for name, value in said["policy"]["init_args"].items():
+        assert getattr(callback.policy, name) == value
+    if said["score"] != "loss":
+        assert type(callback.score).__name__ == said["score"]["class_path"]
 
 
 # ---- alignprune noise ---------------------------------------------------------------------------

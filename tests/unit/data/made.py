@@ -1,5 +1,6 @@
 """Small files in the official formats, made by the tests."""
 
+import codecs
 import hashlib
 import io
 import pickle
@@ -11,6 +12,12 @@ import pytest
 import torch
 import torchvision
 from PIL import Image
+from sklearn.utils import Bunch
+
+CLASSES = ("n01", "n02", "n10")
+NEWS_NAMES = [
+    *("alt.atheism", "comp.graphics", "comp.windows.x", "rec.autos", "talk.politics.misc"),
+]
 
 
 def make_cifar10(folder: Path, monkeypatch: pytest.MonkeyPatch, num_train: int = 50) -> None:
@@ -92,3 +99,60 @@ def jpeg_archive(path: Path, num_train: int = 12, num_test: int = 5) -> None:
         entries[f"{split}_offsets"] = np.cumsum([0, *map(len, files)])
         entries[f"{split}_labels"] = np.arange(num, dtype=np.uint8) % 10
     np.savez(path, **entries)
+
+
+def make_imagenet(folder: Path) -> Path:
+    for split, num in (("train", 6), ("val", 2)):
+        for label, name in enumerate(CLASSES):
+            for i in range(num):
+                save_jpeg(folder / split / name / f"{name}_{i}.JPEG", (80 * label, 10 * i, 0))
+    (folder / "train" / "n01" / "notes.txt").write_text("no image")
+    return folder
+
+
+def make_webvision(folder: Path) -> Path:
+    train, val = [], []
+    for label in range(4):
+        for i in range(3):
+            train.append(f"google/q{label:04}/im {i}.jpg {label}")
+            save_jpeg(folder / f"google/q{label:04}/im {i}.jpg", (60 * label, 0, 0))
+        for i in range(5):
+            val.append(f"val{label}{i}.jpg {label}")
+            save_jpeg(folder / f"val_images_256/val{label}{i}.jpg", (60 * label, 0, 0))
+    (folder / "info").mkdir()
+    (folder / "info/train_filelist_google.txt").write_text("\n".join(train[::-1]) + "\n")
+    (folder / "info/val_filelist.txt").write_text("\n".join(val) + "\n")
+    return folder
+
+
+def make_clothing(folder: Path) -> Path:
+    keys = {"noisy_train": range(9), "clean_val": range(9, 15), "clean_test": range(15, 19)}
+    lists = folder / "annotations"
+    lists.mkdir()
+    for name, numbers in keys.items():
+        lines = [f"images/{i % 10}/{i}.jpg" for i in numbers]
+        for i, line in zip(numbers, lines, strict=True):
+            save_jpeg(folder / line, (10 * i, 0, 0))
+        (lists / f"{name}_key_list.txt").write_text("\n".join(lines))
+    rows = "".join(f"images/{i % 10}/{i}.jpg {{}}\n" for i in range(19))
+    (lists / "noisy_label_kv.txt").write_text(rows.format(*[i % 14 for i in range(19)]))
+    (lists / "clean_label_kv.txt").write_text(rows.format(*[(i + 1) % 14 for i in range(19)]))
+    return folder
+
+
+def make_news(folder: Path) -> Path:
+    rng = np.random.default_rng(0)
+    words = np.array([f"word{chr(97 + i)}{chr(97 + j)}" for i in range(6) for j in range(6)])
+
+    def part(num: int) -> Bunch:
+        target = np.arange(num) % len(NEWS_NAMES)
+        data = [
+            f"From: someone\n\n{' '.join(rng.choice(words[6 * t : 6 * t + 8], 20))}" for t in target
+        ]
+        filenames = np.array([f"x/{i}" for i in range(num)])
+        return Bunch(data=data, target=target, target_names=NEWS_NAMES, filenames=filenames)
+
+    cache = {"train": part(50), "test": part(20)}
+    packed = codecs.encode(pickle.dumps(cache), "zlib_codec")
+    (folder / "20news-bydate_py3.pkz").write_bytes(packed)
+    return folder

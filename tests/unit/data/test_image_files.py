@@ -13,52 +13,24 @@ from lightning_alignprune.data import (
     WebVisionDataModule,
 )
 
-from .made import save_jpeg
+from .made import CLASSES, make_clothing, make_imagenet, make_webvision
 
 SMALL = {"image_size": 8, "batch_size": 4, "num_workers": 0}
-CLASSES = ("n01", "n02", "n10")
 
 
 @pytest.fixture
 def imagenet(tmp_path: Path) -> Path:
-    for split, num in (("train", 6), ("val", 2)):
-        for label, name in enumerate(CLASSES):
-            for i in range(num):
-                save_jpeg(tmp_path / split / name / f"{name}_{i}.JPEG", (80 * label, 10 * i, 0))
-    (tmp_path / "train" / "n01" / "notes.txt").write_text("no image")
-    return tmp_path
+    return make_imagenet(tmp_path)
 
 
 @pytest.fixture
 def webvision(tmp_path: Path) -> Path:
-    train, val = [], []
-    for label in range(4):
-        for i in range(3):
-            train.append(f"google/q{label:04}/im {i}.jpg {label}")
-            save_jpeg(tmp_path / f"google/q{label:04}/im {i}.jpg", (60 * label, 0, 0))
-        for i in range(5):
-            val.append(f"val{label}{i}.jpg {label}")
-            save_jpeg(tmp_path / f"val_images_256/val{label}{i}.jpg", (60 * label, 0, 0))
-    (tmp_path / "info").mkdir()
-    (tmp_path / "info/train_filelist_google.txt").write_text("\n".join(train[::-1]) + "\n")
-    (tmp_path / "info/val_filelist.txt").write_text("\n".join(val) + "\n")
-    return tmp_path
+    return make_webvision(tmp_path)
 
 
 @pytest.fixture
 def clothing(tmp_path: Path) -> Path:
-    keys = {"noisy_train": range(9), "clean_val": range(9, 15), "clean_test": range(15, 19)}
-    lists = tmp_path / "annotations"
-    lists.mkdir()
-    for name, numbers in keys.items():
-        lines = [f"images/{i % 10}/{i}.jpg" for i in numbers]
-        for i, line in zip(numbers, lines, strict=True):
-            save_jpeg(tmp_path / line, (10 * i, 0, 0))
-        (lists / f"{name}_key_list.txt").write_text("\n".join(lines))
-    rows = "".join(f"images/{i % 10}/{i}.jpg {{}}\n" for i in range(19))
-    (lists / "noisy_label_kv.txt").write_text(rows.format(*[i % 14 for i in range(19)]))
-    (lists / "clean_label_kv.txt").write_text(rows.format(*[(i + 1) % 14 for i in range(19)]))
-    return tmp_path
+    return make_clothing(tmp_path)
 
 
 def test_folders_are_read_in_the_order_of_torchvision(imagenet: Path) -> None:

@@ -1,39 +1,20 @@
 """20 Newsgroups from a cache file in scikit-learn's own format."""
 
-import codecs
-import pickle
-import zlib
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
-from sklearn.utils import Bunch
 
 from lightning_alignprune.data import LabelNoise, NewsDataModule
 
-NAMES = ["alt.atheism", "comp.graphics", "comp.windows.x", "rec.autos", "talk.politics.misc"]
+from .made import NEWS_NAMES, make_news
+
 SMALL = {"num_terms": 30, "num_features": 4, "reference_size": 5, "val_size": 5}
 
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    rng = np.random.default_rng(0)
-    words = np.array([f"word{chr(97 + i)}{chr(97 + j)}" for i in range(6) for j in range(6)])
-
-    def part(num: int) -> Bunch:
-        target = np.arange(num) % len(NAMES)
-        data = [
-            f"From: someone\n\n{' '.join(rng.choice(words[6 * t : 6 * t + 8], 20))}" for t in target
-        ]
-        filenames = np.array([f"x/{i}" for i in range(num)])
-        return Bunch(data=data, target=target, target_names=NAMES, filenames=filenames)
-
-    cache = {"train": part(50), "test": part(20)}
-    packed = codecs.encode(pickle.dumps(cache), "zlib_codec")
-    (tmp_path / "20news-bydate_py3.pkz").write_bytes(packed)
-    assert zlib.decompress(packed)
-    return tmp_path
+    return make_news(tmp_path)
 
 
 def test_texts_become_standardised_features_in_file_order(folder: Path) -> None:
@@ -43,7 +24,7 @@ def test_texts_become_standardised_features_in_file_order(folder: Path) -> None:
     assert [len(part) for part in data.sets] == [40, 5, 5, 20]
     assert torch.equal(train.clean_labels, train.rows % 5)
     assert test.labels.tolist() == [i % 5 for i in range(20)]
-    assert data.class_names == tuple(NAMES)
+    assert data.class_names == tuple(NEWS_NAMES)
     assert train.inputs.shape == (50, 4)
     torch.testing.assert_close(train.inputs.mean(0), torch.zeros(4), atol=1e-5, rtol=0)
     torch.testing.assert_close(train.inputs.std(0), torch.ones(4))
