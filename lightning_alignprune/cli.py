@@ -221,7 +221,7 @@ def make_noise_file(
         raise ValueError(message(owner, "labels or data", "and only one", value, "Give one."))
     if Path(out).exists() and not overwrite:
         raise FileExistsError(
-            message(owner, "out", "to be a new file", out, "Or give --overwrite.")
+            message(owner, "out", "to be a new file", out, "Or give --overwrite true.")
         )
     if data is not None:
         clean = data.clean_labels()
