@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN = $(VENV)/bin
 
-.PHONY: demo test test-all check docs clean
+.PHONY: demo test test-all test-oldest check docs clean
 .DELETE_ON_ERROR:
 
 $(VENV)/.demo: pyproject.toml
@@ -24,6 +24,11 @@ test: $(VENV)/.dev ## Unit and integration tests, doctests
 
 test-all: $(VENV)/.dev ## The slow tests too
 	$(BIN)/python -m pytest -n 2 --run-slow
+
+test-oldest: ## The suite on the oldest supported Lightning and torch
+	$(PYTHON) -m venv .venv-oldest
+	.venv-oldest/bin/python -m pip install --quiet --editable ".[test]" --constraint tests/oldest.txt
+	JSONARGPARSE_DEPRECATION_WARNINGS=off .venv-oldest/bin/python -m pytest -n 2
 
 check: $(VENV)/.dev ## Formatting, lint, types
 	$(BIN)/ruff format --check .

@@ -6,8 +6,8 @@ labels replaced by uniformly drawn wrong ones. Every run of a seed starts from t
     python examples/digits.py            # under two minutes on two cores
     python examples/digits.py --seeds 1 --epochs 10   # a glance
 
-Prints a table and writes outputs/digits.png: loss courses of clean and wrong-labelled samples beside
-the reference, and the scores of both.
+Prints a table and writes outputs/digits.png: loss courses of clean and wrong-labelled samples
+beside the reference, and the scores of both.
 """
 
 import argparse

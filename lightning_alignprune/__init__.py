@@ -15,6 +15,7 @@ from lightning_alignprune.policies import (
     SeTa,
     StaticSubset,
 )
+from lightning_alignprune.pseudo_clean import PseudoClean
 from lightning_alignprune.sampler import PrunedSampler
 from lightning_alignprune.schedule import PruningSchedule
 from lightning_alignprune.scores import DynamicAlignment, LastLoss, MeanLoss, Score
@@ -38,6 +39,7 @@ __all__ = [
     "Policy",
     "PrunedSampler",
     "PruningSchedule",
+    "PseudoClean",
     "SampleLoss",
     "Score",
     "SeTa",

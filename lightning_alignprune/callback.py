@@ -14,7 +14,8 @@ from lightning_alignprune._checks import check_choice, resolve
 from lightning_alignprune.fit_session import FitSession
 from lightning_alignprune.policies import POLICIES, Policy
 from lightning_alignprune.pruner import Decision, Pruner
-from lightning_alignprune.reference_set import VALIDATION, ReferenceSet
+from lightning_alignprune.pseudo_clean import PseudoClean
+from lightning_alignprune.reference_set import PSEUDO, VALIDATION, ReferenceSet
 from lightning_alignprune.sampler import PrunedSampler
 from lightning_alignprune.schedule import PruningSchedule
 from lightning_alignprune.scores import SCORES, Score
@@ -39,8 +40,9 @@ class DynamicPruningCallback(Callback):
             be had.
         schedule: When pruning happens and how the run finishes.
         reference: A ``DataLoader`` or ``Dataset`` of clean samples held out of training;
-            ``"validation"`` to use the losses of the regular validation pass at no cost. None
-            looks for a ``reference_dataloader()`` method on the DataModule, then on the module.
+            ``"validation"`` to use the losses of the regular validation pass at no cost;
+            ``"pseudo"`` (or a ``PseudoClean``) to use the small-loss samples of the training set.
+            None looks for a ``reference_dataloader()`` method on the DataModule, then the module.
         seed: Seed of the orders and draws. None takes the one of ``seed_everything``, else 0.
         device: Where trajectories live: ``"auto"`` is the training device, ``"cpu"`` for sets
             whose trajectories do not fit there.
@@ -75,7 +77,11 @@ class DynamicPruningCallback(Callback):
         policy: Policy | str = "InfoBatch",
         signal: Signal | str = "SampleLoss",
         schedule: PruningSchedule | None = None,
-        reference: DataLoader[Any] | Dataset[Any] | Literal["validation"] | None = None,
+        reference: DataLoader[Any]
+        | Dataset[Any]
+        | PseudoClean
+        | Literal["validation", "pseudo"]
+        | None = None,
         seed: int | None = None,
         device: Literal["auto", "cpu"] = "auto",
         dtype: StorageDtype = "float32",
@@ -89,7 +95,7 @@ class DynamicPruningCallback(Callback):
         self.signal = resolve(_OWNER, "signal", signal, Signal, SIGNALS)  # type: ignore[type-abstract]
         self.schedule = schedule or PruningSchedule()
         if isinstance(reference, str):
-            check_choice(_OWNER, "reference", reference, (VALIDATION,))
+            check_choice(_OWNER, "reference", reference, (VALIDATION, PSEUDO))
         check_choice(_OWNER, "device", device, ("auto", "cpu"))
         check_choice(_OWNER, "dtype", dtype, ("float32", "float16", "bfloat16"))
         check_choice(_OWNER, "on_nonfinite_loss", on_nonfinite_loss, ("raise", "skip"))

@@ -179,6 +179,8 @@ class FitSession:
             pruner.close_epoch(epoch, reference, skips_bad)
         except BadLossError as error:
             raise RuntimeError(f"{_OWNER}: {error}") from None
+        if self.reference is not None and reference is None:
+            reference = self.reference.refresh(pruner.trajectories)
         if self._lr is not None:
             self._lr.close_epoch()
         if epoch + 1 != self.trainer.max_epochs:

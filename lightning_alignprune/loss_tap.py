@@ -88,11 +88,9 @@ class LossTap(TorchFunctionMode):
 
     def _tap(self, func: Any, args: Any, kwargs: dict[str, Any]) -> Any:
         parameters = LOSS_FUNCTIONS[func]
-        bound: dict[str, Any] = {
-            **parameters,
-            **dict(zip(parameters, args, strict=False)),
-            **kwargs,
-        }
+        # No strict=: dynamo of torch 2.6 cannot trace it.
+        given = dict(zip(parameters, args))  # noqa: B905
+        bound: dict[str, Any] = {**parameters, **given, **kwargs}
         first = bound["input"]
         if (
             bound.get("size_average") is not None

@@ -11,14 +11,18 @@ from torch.utils.data import DataLoader, Dataset
 
 from lightning_alignprune.loader_adapter import shard_batches
 from lightning_alignprune.loss_tap import LossTap
+from lightning_alignprune.pseudo_clean import PseudoClean, read_labels
 from lightning_alignprune.reference import ReferenceLoss, reference_loss
+from lightning_alignprune.trajectories import LossTrajectories
 
 VALIDATION = "validation"
+PSEUDO = "pseudo"
 HOOK = "reference_dataloader"
 
 _WAYS = (
     f"Pass reference= a DataLoader or Dataset of clean samples, or define {HOOK}() on the "
-    f'DataModule or the module, or pass reference="{VALIDATION}" to use the validation set.'
+    f'DataModule or the module, or pass reference="{VALIDATION}" to use the validation set, or '
+    f'reference="{PSEUDO}" to use the small-loss samples of the training set.'
 )
 
 
@@ -38,6 +42,7 @@ class ReferenceSet:
         self._plain = plain
         self._loader: Any = None
         self._num_own: int | None = None
+        self._labels: Tensor | None = None
         self._running: ReferenceLoss | None = None
         self.validated: Tensor | None = None
 
@@ -69,6 +74,10 @@ class ReferenceSet:
     def _checked(
         cls, source: Any, trainer: Trainer, module: LightningModule, plain: bool
     ) -> "ReferenceSet":
+        if isinstance(source, str) and source == PSEUDO:
+            source = PseudoClean()
+        if isinstance(source, PseudoClean):
+            return cls(source, plain)
         if isinstance(source, str):
             _check_validation(trainer)
         elif not module.automatic_optimization:
@@ -90,7 +99,9 @@ class ReferenceSet:
         Raises:
             MisconfigurationException: If the set is empty or is the training set itself.
         """
-        if self.is_validation:
+        if isinstance(self._source, PseudoClean):
+            self._labels = read_labels(train_loader.dataset)
+        if self.is_validation or isinstance(self._source, PseudoClean):
             return
         source = self._source
         is_hook = callable(source) and not isinstance(source, (Dataset, DataLoader))
@@ -124,7 +135,19 @@ class ReferenceSet:
         if self.is_validation:
             validated, self.validated = self.validated, None
             return validated
+        if isinstance(self._source, PseudoClean):
+            return None
         return reference_loss(trainer, module, self._loader, self._plain, self._num_own, all_reduce)
+
+    def refresh(self, trajectories: LossTrajectories) -> Tensor | None:
+        """Rewrite the reference trajectory from the training samples' own losses, if it is theirs.
+
+        Returns:
+            The newest value; None for any other kind of reference.
+        """
+        if isinstance(self._source, PseudoClean):
+            return self._source.refresh(trajectories, self._labels)
+        return None
 
     # ---- the validation pass as reference ---------------------------------------------------
 

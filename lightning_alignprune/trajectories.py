@@ -128,6 +128,10 @@ class LossTrajectories:
         """Reference losses of :attr:`epochs`, shape (T,), float32; NaN where there was none."""
         return torch.tensor(self._reference, dtype=torch.float32, device=self.device)
 
+    def replace_reference(self, values: Tensor) -> None:
+        """Set the reference losses of all kept epochs, shape (T,)."""
+        self._reference = values.tolist()
+
     @property
     def best_epoch(self) -> int | None:
         """The epoch with the lowest reference loss so far (the first of equals), or None."""
@@ -140,11 +144,6 @@ class LossTrajectories:
         return TrajectoryView(
             [], [], self.reference, self._older(len(self.rows)), self._empty
         ).before
-
-    @property
-    def before(self) -> Tensor:
-        """Each sample's last loss before the first kept row, shape (N,); NaN where none."""
-        return self.view().before
 
     def view(self, window: int | None = None, until: int | None = None) -> TrajectoryView:
         """Look at the last epochs, or at the last up to a given one.
@@ -233,7 +232,6 @@ class LossTrajectories:
 
         Raises:
             ValueError: If the state belongs to another number of samples.
-            KeyError: If an entry is missing.
         """
         if state["num_samples"] != self.num_samples:
             raise ValueError(

@@ -70,6 +70,7 @@ def fit(loader, make, callbacks=(), interval="step", frequency=1, **kwargs):
     return log, trainer
 
 
+@pytest.mark.filterwarnings("ignore:The epoch parameter in")  # SequentialLR itself, torch 2.6
 @pytest.mark.parametrize("name", SCHEDULES)
 @pytest.mark.parametrize(("accumulate", "frequency"), [(1, 1), (3, 1), (1, 2), (2, 3)])
 def test_same_rate_as_full_training_at_every_epoch_end(train_loader, name, accumulate, frequency):

@@ -1,0 +1,112 @@
+"""`PseudoClean`: a reference set found among the training samples themselves."""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils.data import ConcatDataset, Dataset, Subset, TensorDataset
+
+from lightning_alignprune._checks import check_number
+from lightning_alignprune.functional.coreset import small_loss_subset
+from lightning_alignprune.trajectories import LossTrajectories
+
+
+class PseudoClean:
+    """Take the training samples with the smallest losses as the reference: no clean data needed.
+
+    After each epoch the samples with the smallest mean recorded loss are chosen, most of which
+    have right labels, and the reference trajectory is their mean loss in each recorded epoch. It
+    is made of losses that were recorded anyway: no forward pass, no second data set. Because these
+    samples are trained on, their loss keeps falling while the network memorises, so the
+    early-learning gate never closes with such a reference.
+
+    Args:
+        size: How many samples, or, as a float in (0, 1), which share of the training set. The
+            paper finds little difference down to 0.1 %; ten samples already give a trend.
+        balanced: Choose as many of each class where labels can be read from the dataset
+            (``targets``, ``labels``, or the last tensor of a ``TensorDataset``).
+
+    Raises:
+        ValueError: If ``size`` is out of range.
+
+    Example:
+        >>> bank = LossTrajectories(num_samples=4, window=None)
+        >>> bank.record(torch.arange(4), torch.tensor([0.1, 0.3, 2.0, 3.0]))
+        >>> bank.close_epoch(0)
+        >>> float(PseudoClean(size=2).refresh(bank, labels=None))
+        0.20000000298023224
+    """
+
+    def __init__(self, size: int | float = 0.1, balanced: bool = True) -> None:
+        if isinstance(size, float):
+            check_number(
+                "PseudoClean",
+                "size",
+                size,
+                low=0.0,
+                high=1.0,
+                low_open=True,
+                high_open=True,
+                remedy="A float is a share of the training set; give an int for a count.",
+            )
+        else:
+            check_number(
+                "PseudoClean", "size", size, low=1, integer=True, remedy="Ten samples will do."
+            )
+        self.size = size
+        self.balanced = balanced
+
+    def count(self, num_samples: int) -> int:
+        """Return how many of ``num_samples`` samples are chosen, at least one."""
+        if isinstance(self.size, float):
+            return max(1, round(self.size * num_samples))
+        return min(self.size, num_samples)
+
+    def choose(self, trajectories: LossTrajectories, labels: Tensor | None) -> Tensor:
+        """Return the indices of the samples with the smallest mean loss, int64, ascending."""
+        total = torch.zeros(trajectories.num_samples, device=trajectories.device)
+        seen = torch.zeros_like(total)
+        for row in trajectories.rows:
+            losses = row.float()
+            total += losses.nan_to_num(nan=0.0)
+            seen += ~losses.isnan()
+        if labels is not None and self.balanced:
+            labels = labels.to(total.device)
+        else:
+            labels = None
+        return small_loss_subset(total / seen, self.count(len(total)), labels)
+
+    def refresh(self, trajectories: LossTrajectories, labels: Tensor | None) -> Tensor:
+        """Choose anew and rewrite the reference of all recorded epochs; return the newest value."""
+        chosen = self.choose(trajectories, labels)
+        values = [row[chosen].float().nanmean() for row in trajectories.rows]
+        trajectories.replace_reference(torch.stack(values))
+        return values[-1]
+
+
+def read_labels(dataset: Dataset[Any]) -> Tensor | None:
+    """Return the class labels of a dataset without loading its samples, shape (N,), or None.
+
+    Example:
+        >>> data = TensorDataset(torch.zeros(3, 2), torch.tensor([0, 2, 1]))
+        >>> read_labels(Subset(data, [1, 2])).tolist()
+        [2, 1]
+    """
+    if isinstance(dataset, Subset):
+        labels = read_labels(dataset.dataset)
+        return None if labels is None else labels[torch.as_tensor(dataset.indices)]
+    if isinstance(dataset, ConcatDataset):
+        parts = [read_labels(part) for part in dataset.datasets]
+        whole = [part for part in parts if part is not None]
+        return torch.cat(whole) if len(whole) == len(parts) else None
+    found: Any = None
+    if isinstance(dataset, TensorDataset):
+        found = dataset.tensors[-1]
+    for name in ("targets", "labels"):
+        found = getattr(dataset, name, found)
+    try:
+        labels = torch.as_tensor(found)
+    except (TypeError, ValueError, RuntimeError):
+        return None
+    is_class = labels.ndim == 1 and not labels.is_floating_point()
+    return labels.long() if is_class and len(labels) == len(dataset) else None  # type: ignore[arg-type]

@@ -1,0 +1,67 @@
+"""A reference found among the training samples: no clean data, no extra pass."""
+
+import pytest
+import torch
+from torch.utils.data import ConcatDataset, DataLoader, Subset, TensorDataset
+
+from lightning_alignprune import DynamicAlignment, DynamicPruningCallback, InfoBatch, PseudoClean
+from lightning_alignprune.pseudo_clean import read_labels
+from tests.conftest import TinyModule, make_data, make_trainer
+
+
+@pytest.mark.parametrize("reference", ["pseudo", PseudoClean(size=10), PseudoClean(0.3, False)])
+def test_it_trains_and_prunes_without_a_clean_set(reference):
+    passes = []
+
+    class Counting(TinyModule):
+        def forward(self, x):
+            passes.append(len(x))
+            return super().forward(x)
+
+    callback = DynamicPruningCallback(
+        DynamicAlignment(window=6), InfoBatch(0.6), reference=reference, keep_history=True
+    )
+    trainer = make_trainer(callback, max_epochs=8)
+    trainer.fit(Counting(), DataLoader(make_data(), 8, shuffle=True))
+    rows = callback.trajectories.rows
+    num_trained = sum(int((~row.isnan()).sum()) for row in rows)
+    assert num_trained < 800
+    assert sum(passes) == num_trained, "an extra forward pass"
+    chosen = (PseudoClean() if reference == "pseudo" else reference).choose(
+        callback.trajectories, make_data().tensors[1]
+    )
+    wanted = torch.stack([row[chosen].nanmean() for row in rows])
+    torch.testing.assert_close(callback.trajectories.reference, wanted, equal_nan=True)
+    assert trainer.callback_metrics["pruning/reference_loss"].isfinite()
+
+
+def test_the_choice_is_balanced_where_labels_can_be_read():
+    callback = DynamicPruningCallback(reference="pseudo", keep_history=True)
+    data = make_data(300)
+    make_trainer(callback, max_epochs=3).fit(TinyModule(), DataLoader(data, 8))
+    chosen = PseudoClean(size=30).choose(callback.trajectories, read_labels(data))
+    assert data.tensors[1][chosen].bincount().tolist() == [10, 10, 10]
+    # Small losses are mostly right labels: 20 % of all are wrong.
+    x, y = data.tensors
+    assert (x[chosen, :3].argmax(1) != y[chosen]).float().mean() < 0.1
+
+
+def test_labels_are_read_without_loading_samples():
+    class Lazy(torch.utils.data.Dataset):
+        targets = (3, 1, 2)
+
+        def __len__(self):
+            return 3
+
+        def __getitem__(self, index):
+            raise AssertionError("loaded a sample")
+
+    assert read_labels(Lazy()).tolist() == [3, 1, 2]
+    assert read_labels(ConcatDataset([Lazy(), Subset(Lazy(), [2])])).tolist() == [3, 1, 2, 2]
+    assert read_labels(TensorDataset(torch.rand(4), torch.rand(4))) is None
+
+
+@pytest.mark.parametrize("size", [0, -1, 0.0, 1.0, 1.5])
+def test_size_is_checked(size):
+    with pytest.raises(ValueError, match=r"PseudoClean: expected size in"):
+        PseudoClean(size)
