@@ -97,10 +97,10 @@ def make_pruner(num_samples: int, window: int, dtype: str) -> Pruner:
     )
     generator = torch.Generator().manual_seed(0)
     for epoch in range(window):
-        row = torch.empty(num_samples).exponential_(generator=generator)
-        pruner.trajectories.running.copy_(row.mul_(2.3 / (1 + 0.2 * epoch)))
+        row = torch.rand(num_samples, generator=generator, out=pruner.trajectories.running)
+        row.neg_().add_(1.0).log_().mul_(-2.3 / (1 + 0.2 * epoch))  # exponential, quickly drawn
         if epoch < window - 1:
-            pruner.close_epoch(epoch, torch.tensor(2.3 / (1 + epoch)))
+            pruner.trajectories.close_epoch(epoch, torch.tensor(2.3 / (1 + epoch)))
     return pruner
 
 

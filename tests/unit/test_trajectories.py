@@ -116,7 +116,7 @@ def test_a_small_bank_answers_like_one_that_keeps_everything(epochs, window):
     for until in (None, whole.best_epoch):
         ours, theirs = small.view(window, until), whole.view(window, until)
         assert ours.epochs == theirs.epochs
-        assert same(ours.view().before, theirs.view().before)
+        assert same(ours.before, theirs.before)
         assert same(ours.reference, theirs.reference)
         assert all(same(a, b) for a, b in zip(ours.rows, theirs.rows, strict=True))
 
