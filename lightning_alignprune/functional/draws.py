@@ -7,10 +7,12 @@ generator gives none of this; a hash of ``(seed, epoch, i)`` gives all of it.
 Legend: ``N`` samples.
 """
 
+import torch
 from torch import Tensor
 
 _MASK64 = (1 << 64) - 1
 _GOLDEN = 0x9E3779B97F4A7C15
+_CHUNK_CPU = 1 << 15  # ten passes over a chunk that stays in the cache
 _MIX1, _MIX2 = 0xBF58476D1CE4E5B9, 0x94D049BB133111EB
 
 
@@ -64,8 +66,17 @@ def sample_keys(indices: Tensor, seed: int, epoch: int, stream: int = 0) -> Tens
     Note:
         Ten elementwise passes; no host synchronisation.
     """
+    salt = _signed(_mix_int(draw_seed(seed, epoch, stream)))
+    keys = torch.empty_like(indices)
+    size = max(1, len(indices)) if indices.is_cuda else _CHUNK_CPU
+    for start in range(0, len(indices), size):
+        keys[start : start + size] = _mixed(indices[start : start + size], salt)
+    return keys
+
+
+def _mixed(indices: Tensor, salt: int) -> Tensor:
     x = indices * _signed(_GOLDEN)
-    x += _signed(_mix_int(draw_seed(seed, epoch, stream)))
+    x += salt
     x ^= _shift_right(x, 30)
     x *= _signed(_MIX1)
     x ^= _shift_right(x, 27)
