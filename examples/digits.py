@@ -32,6 +32,7 @@ from lightning_alignprune import (
     DynamicAlignment,
     DynamicPruningCallback,
     InfoBatch,
+    MeanLoss,
     PruningSchedule,
 )
 from lightning_alignprune.functional import symmetric_uniform
@@ -89,15 +90,20 @@ class Net(pl.LightningModule):
 def methods(epochs: int) -> dict[str, DynamicPruningCallback]:
     """The rows of the table. Full training carries the callback too, pruning nothing, to watch."""
     window = min(25, epochs)
-    das = {"score": DynamicAlignment(window=window), "keep_history": True}
-    removing = InfoBatch(prune_probability=1.0, rescale="none")
+    removing: dict[str, Any] = {
+        "policy": InfoBatch(prune_probability=1.0, rescale="none"),
+        "schedule": PruningSchedule(start_epoch=4, finish="selected"),
+    }
+    settings: dict[str, dict[str, Any]] = {
+        "full": {"policy": InfoBatch(0.0), "score": MeanLoss(gate="reference")},
+        "InfoBatch": {"score": "loss"},
+        "AlignPrune": {"score": DynamicAlignment(window=window)},
+        "DAS, gated, removing": {"score": DynamicAlignment(None, gate="reference"), **removing},
+        "mean, gated, removing": {"score": MeanLoss(gate="reference"), **removing},
+    }
     return {
-        "full": DynamicPruningCallback(policy=InfoBatch(0.0), **das),
-        "InfoBatch": DynamicPruningCallback(score="loss", keep_history=True),
-        "AlignPrune": DynamicPruningCallback(**das),
-        "AlignPrune, selected": DynamicPruningCallback(
-            policy=removing, schedule=PruningSchedule(start_epoch=4, finish="selected"), **das
-        ),
+        name: DynamicPruningCallback(keep_history=True, **arguments)
+        for name, arguments in settings.items()
     }
 
 
@@ -134,11 +140,10 @@ def run(name: str, seed: int, epochs: int, bar: Any) -> tuple[dict[str, float], 
     scores = callback.score.compute(callback.trajectories)
     defined = ~scores.isnan()
     is_wrong = data.is_wrong
-    # What the last selection before the finish kept: the last epoch that was pruned, else all.
+    # What the last selection kept: the last epoch that was pruned, else all.
     pruned = [t for t in range(len(trained)) if not trained[t].all()]
     kept = trained[pruned[-1]] if pruned else trained[-1]
-    # For InfoBatch a high score is a high loss: wrong labels. AUROC asks the score of the method
-    # whether a label is right, so 0.5 is chance and below 0.5 is the wrong way round.
+    # For InfoBatch a high score is a high loss, so its AUROC for right labels is below 0.5.
     auroc = roc_auc_score(~is_wrong[defined], scores[defined])
     return {
         "accuracy": net.accuracy(data.test_set),
@@ -225,7 +230,7 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=3, help="number of seeds")
     parser.add_argument("--out", type=Path, default=Path("outputs"), help="folder of the figure")
     args = parser.parse_args()
-    torch.set_num_threads(2)
+    torch.set_num_threads(1)  # the net is tiny; threads would only wait for each other
     logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
     warnings.filterwarnings("ignore", ".*does not have many workers.*")
     warnings.filterwarnings("ignore", ".*LeafSpec.*")
@@ -242,6 +247,11 @@ def main() -> None:
                     shown = run_state
     print(f"\nDigits, {NOISE_RATE:.0%} wrong labels, {args.epochs} epochs, {args.seeds} seeds\n")
     print(table(results))
+    print(
+        "\nwrong kept: share of wrong labels among the samples of the last selection."
+        "\nAUROC: of the method's score for right against wrong labels; 0.5 is chance."
+        "\nremoving: dropped samples stay out (r 1, no rescaling, also in the last epochs)."
+    )
     draw(*shown, args.out / "digits.png")
     (args.out / "digits.json").write_text(json.dumps(results, indent=1))
     print(f"\nFigure: {args.out / 'digits.png'}")

@@ -1,0 +1,95 @@
+"""Any score with any policy and any signal trains the digits of the demo."""
+
+import itertools
+
+import pytest
+import torch
+from sklearn.datasets import load_digits
+from torch.utils.data import DataLoader, TensorDataset
+
+from lightning_alignprune import (
+    IES,
+    UCB,
+    BatchLoss,
+    DynamicAlignment,
+    DynamicPruningCallback,
+    DynamicRandom,
+    EpsilonGreedy,
+    InfoBatch,
+    LastLoss,
+    MeanLoss,
+    PruningSchedule,
+    SampleLoss,
+    SeTa,
+    StaticSubset,
+)
+from lightning_alignprune.functional import symmetric_uniform
+from tests.conftest import TinyModule, make_trainer
+
+SIGNALS = {
+    "sample": SampleLoss,
+    "batch": BatchLoss,
+    "batch corrected": lambda: BatchLoss(alpha=0.7, bias_correction=True),
+}
+SCORES = {
+    "last": LastLoss,
+    "mean": MeanLoss,
+    "gated mean": lambda: MeanLoss(gate="reference"),
+    "das": lambda: DynamicAlignment(window=4, min_observations=2),
+    "cosine": lambda: DynamicAlignment(4, "cosine", 2, missing="carry"),
+    "gated das": lambda: DynamicAlignment(None, min_observations=2, gate="reference"),
+}
+POLICIES = {
+    "infobatch": InfoBatch,
+    "infobatch removing": lambda: InfoBatch(1.0, rescale="none", keep_floor=0.1),
+    "seta": lambda: SeTa(num_groups=4),
+    "random": DynamicRandom,
+    "static": StaticSubset,
+    "ies": lambda: IES(threshold=0.1),
+    "epsilon": EpsilonGreedy,
+    "ucb": UCB,
+}
+
+
+class Digits(TinyModule):
+    def __init__(self):
+        super().__init__()
+        self.net = torch.nn.Sequential(
+            torch.nn.Linear(64, 32), torch.nn.ReLU(), torch.nn.Linear(32, 10)
+        )
+
+
+@pytest.fixture(scope="module")
+def digits():
+    x, y = load_digits(return_X_y=True)
+    x, y = torch.from_numpy(x).float().div(16), torch.from_numpy(y)
+    noisy, _ = symmetric_uniform(y[:300], 10, 0.4, seed=0)
+    return TensorDataset(x[:300], noisy), TensorDataset(x[300:400], y[300:400])
+
+
+@pytest.mark.parametrize(
+    ("signal", "score", "policy"), list(itertools.product(SIGNALS, SCORES, POLICIES)), ids=str
+)
+def test_it_trains(digits, signal, score, policy):
+    train, reference = digits
+    callback = DynamicPruningCallback(
+        SCORES[score](),
+        POLICIES[policy](),
+        SIGNALS[signal](),
+        PruningSchedule(stop_fraction=1.0),
+        reference,
+        keep_history=True,
+    )
+    module = Digits()
+    before = [p.detach().clone() for p in module.parameters()]
+    trainer = make_trainer(callback, max_epochs=5)
+    trainer.fit(module, DataLoader(train, 32, shuffle=True))
+    assert len(callback.trajectories.epochs) == 5
+    assert any(not torch.equal(a, b) for a, b in zip(before, module.parameters(), strict=True))
+    assert all(p.isfinite().all() for p in module.parameters())
+    num_trained = [int((~row.isnan()).sum()) for row in callback.trajectories.rows]
+    assert num_trained[0] == 300
+    assert all(n > 0 for n in num_trained)
+    assert trainer.global_step == sum(-(-n // 32) for n in num_trained)
+    if policy in ("random", "static", "epsilon", "ucb"):
+        assert min(num_trained) < 300
