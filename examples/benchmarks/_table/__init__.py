@@ -1,0 +1,1 @@
+"""Parts of `run_table.py`: tasks, methods, one training run, the report."""

@@ -1,0 +1,105 @@
+"""The rows: what a callback each method is."""
+
+from collections.abc import Callable
+from typing import Any
+
+from torch.utils.data import DataLoader
+
+from _table.tasks import Parts, unchanged
+from lightning_alignprune import (
+    DynamicAlignment,
+    DynamicPruningCallback,
+    InfoBatch,
+    MeanLoss,
+    PruningSchedule,
+    SeTa,
+    StaticSubset,
+)
+
+Make = Callable[[Parts], DynamicPruningCallback | None]
+
+
+def _reference(parts: Parts) -> DataLoader[Any]:
+    return DataLoader(
+        parts.reference, batch_size=max(1, len(parts.reference)), collate_fn=unchanged
+    )
+
+
+def _full(parts: Parts) -> None:
+    """No callback at all: plain Lightning."""
+
+
+def _infobatch(parts: Parts) -> DynamicPruningCallback:
+    return DynamicPruningCallback(
+        score="loss", policy=InfoBatch(0.5), schedule=PruningSchedule(stop_fraction=0.875)
+    )
+
+
+def _seta(parts: Parts) -> DynamicPruningCallback:
+    policy = SeTa(num_groups=5, window_fraction=0.9, prune_probability=0.1)
+    return DynamicPruningCallback(score="loss", policy=policy)
+
+
+def _alignprune(parts: Parts) -> DynamicPruningCallback:
+    return DynamicPruningCallback(
+        score=DynamicAlignment(window=25),
+        policy=InfoBatch(0.5, rescale="expectation"),
+        schedule=PruningSchedule(stop_fraction=0.875, finish="full"),
+        reference=_reference(parts),
+    )
+
+
+def _gated_das(parts: Parts) -> DynamicPruningCallback:
+    score = DynamicAlignment(window=25, gate="reference")
+    return DynamicPruningCallback(
+        score=score,
+        policy=InfoBatch(1.0, rescale="none"),
+        # Before that many epochs the score is undefined and nothing would be pruned anyway.
+        schedule=PruningSchedule(start_epoch=score.min_observations, finish="selected"),
+        reference=_reference(parts),
+    )
+
+
+def _gated_mean(parts: Parts) -> DynamicPruningCallback:
+    return DynamicPruningCallback(
+        score=MeanLoss(gate="reference"),
+        policy=InfoBatch(1.0, rescale="none"),
+        schedule=PruningSchedule(finish="selected"),
+        reference=_reference(parts),
+    )
+
+
+def _oracle(parts: Parts) -> DynamicPruningCallback:
+    right = (~parts.is_wrong).nonzero().flatten().tolist()
+    # StaticSubset goes on to the end by itself.
+    return DynamicPruningCallback(score="loss", policy=StaticSubset(indices=right))
+
+
+METHODS: dict[str, tuple[str, Make]] = {
+    "full": ("full training", _full),
+    "infobatch": ("InfoBatch", _infobatch),
+    "seta": ("SeTa", _seta),
+    "alignprune": ("AlignPrune on InfoBatch, paper's settings", _alignprune),
+    "gated_das": ("DAS, gated, r 1, finish selected", _gated_das),
+    "gated_mean": ("MeanLoss, gated, r 1, finish selected", _gated_mean),
+    "oracle": ("noise oracle", _oracle),
+}
+"""Key of each row, with its name and how its callback is made."""
+
+WITHOUT_SCORE = ("full", "oracle")
+"""Rows that do not choose by a score; their AUROC would say nothing."""
+
+
+def described(part: Any) -> dict[str, Any]:
+    """Say which class with which plain settings an object is, for the JSON of a run."""
+    plain = (int, float, str, type(None))
+    settings = {name: value for name, value in vars(part).items() if isinstance(value, plain)}
+    return {"class": type(part).__name__, **settings}
+
+
+def description(callback: DynamicPruningCallback | None) -> dict[str, Any] | None:
+    """Describe what makes a callback this method and not another."""
+    if callback is None:
+        return None
+    names = ("signal", "score", "policy", "schedule")
+    return {name: described(getattr(callback, name)) for name in names}

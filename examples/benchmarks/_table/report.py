@@ -1,0 +1,144 @@
+"""Turn results into tables: mean and standard deviation over seeds, beside the paper's numbers."""
+
+from statistics import fmean, stdev
+from typing import Any
+
+from _table.methods import METHODS
+from _table.tasks import Task
+
+Result = dict[str, Any]
+Row = tuple[str, ...]
+
+HEADER: Row = (
+    "method",
+    "seeds",
+    "last epoch",
+    "best reference loss",
+    "passes",
+    "AUROC",
+    "wrong labels kept",
+    "right labels kept",
+    "seconds",
+    "paper",
+)
+NONE = "-"
+STOPPED = "full training, stopped at its best reference loss"
+
+
+def mean_and_sd(values: list[float | None], digits: int, scale: float = 1.0) -> str:
+    """Format "mean ± sd"; the sd is that of a sample and left out for a single value."""
+    known = [scale * value for value in values if value is not None]
+    if not known:
+        return NONE
+    mean = f"{fmean(known):.{digits}f}"
+    return mean if len(known) == 1 else f"{mean} ± {stdev(known):.{digits}f}"
+
+
+def _mean(values: list[float | None], digits: int, scale: float = 1.0) -> str:
+    known = [scale * value for value in values if value is not None]
+    return f"{fmean(known):.{digits}f}" if known else NONE
+
+
+def _of(results: list[Result], noise: str, method: str) -> list[Result]:
+    wanted = {"noise": noise, "method": method}
+    return [r for r in results if wanted.items() <= r["config"].items()]
+
+
+def _row(task: Task, noise: str, method: str, runs: list[Result]) -> Row:
+    def column(name: str) -> list[float | None]:
+        return [run[name] for run in runs]
+
+    paper = task.paper.get(method, {}).get(noise)
+    return (
+        METHODS[method][0],
+        str(len(runs)),
+        mean_and_sd(column("accuracy_last"), 1),
+        mean_and_sd(column("accuracy_best_reference"), 1),
+        _mean(column("passes"), 2),
+        mean_and_sd(column("auroc"), 2),
+        _mean(column("wrong_kept"), 0, 100) + (" %" if runs[0]["noise_rate"] else ""),
+        _mean(column("right_kept"), 0, 100) + " %",
+        _mean(column("seconds"), 0),
+        NONE if paper is None else f"{paper:.1f}",
+    )
+
+
+def _stopped_row(runs: list[Result]) -> Row:
+    """Full training again, ended at the epoch of its lowest reference loss, found in hindsight."""
+    epochs = runs[0]["config"]["recipe"]["epochs"]
+    accuracy = mean_and_sd([run["accuracy_best_reference"] for run in runs], 1)
+    passes = _mean([(run["best_reference_epoch"] + 1) / epochs for run in runs], 2)
+    return (STOPPED, str(len(runs)), accuracy, accuracy, passes, *[NONE] * (len(HEADER) - 5))
+
+
+def rows_by_noise(task: Task, results: list[Result]) -> dict[str, list[Row]]:
+    """Make one table per noise, in the order of the task; cells without runs are left out."""
+    tables: dict[str, list[Row]] = {}
+    for noise in task.noises:
+        rows = []
+        for method in METHODS:
+            runs = _of(results, noise, method)
+            if runs:
+                rows.append(_row(task, noise, method, runs))
+            if runs and method == "full":
+                rows.append(_stopped_row(runs))
+        if rows:
+            tables[noise] = rows
+    return tables
+
+
+def differences(task: Task, results: list[Result]) -> list[Row]:
+    """Compare with full training of the same seeds: what a method gains here and in the paper."""
+    noises = [noise for noise in task.noises if _of(results, noise, "full")]
+    rows: list[Row] = []
+    for method, (name, _) in METHODS.items():
+        cells = [_difference(task, results, noise, method) for noise in noises]
+        if method != "full" and any(cell != NONE for cell in cells):
+            rows.append((name, *cells))
+    return [("method", *noises), *rows]
+
+
+def _difference(task: Task, results: list[Result], noise: str, method: str) -> str:
+    full = {r["config"]["seed"]: r["accuracy_last"] for r in _of(results, noise, "full")}
+    gains = [
+        r["accuracy_last"] - full[r["config"]["seed"]]
+        for r in _of(results, noise, method)
+        if r["config"]["seed"] in full
+    ]
+    if not gains:
+        return NONE
+    spread = f" ± {stdev(gains):.1f}" if len(gains) > 1 else ""
+    paper = task.paper.get(method, {}).get(noise)
+    base = task.paper.get("full", {}).get(noise)
+    theirs = f" ({paper - base:+.1f})" if paper is not None and base is not None else ""
+    return f"{fmean(gains):+.1f}{spread}{theirs}"
+
+
+def text(task: Task, results: list[Result]) -> str:
+    """Format for a terminal."""
+    blocks = []
+    for noise, rows in rows_by_noise(task, results).items():
+        lines = [HEADER, *rows]
+        widths = [max(len(line[i]) for line in lines) for i in range(len(HEADER))]
+        body = ["  ".join(c.ljust(w) for c, w in zip(line, widths, strict=True)) for line in lines]
+        blocks.append("\n".join([f"\n{task.name}, {noise}", *(line.rstrip() for line in body)]))
+    return "\n".join([*blocks, "", task.paper_note])
+
+
+def _pipes(lines: list[Row]) -> str:
+    rule = "|---|" + "---:|" * (len(lines[0]) - 1)
+    written = [f"| {' | '.join(line)} |" for line in lines]
+    return "\n".join([written[0], rule, *written[1:]])
+
+
+def markdown(task: Task, results: list[Result]) -> str:
+    """Format for a page: a table per noise, and the gains over full training."""
+    parts = [
+        f"### {noise[0].upper()}{noise[1:]}\n\n{_pipes([HEADER, *rows])}"
+        for noise, rows in rows_by_noise(task, results).items()
+    ]
+    compared = differences(task, results)
+    if len(compared) > 1:
+        intro = "Last epoch minus full training of the same seed (in brackets: the paper's)"
+        parts.append(f"### Gain over full training\n\n{intro}:\n\n{_pipes(compared)}")
+    return "\n\n".join([*parts, task.paper_note]) + "\n"

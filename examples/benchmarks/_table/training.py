@@ -1,0 +1,167 @@
+"""One run: a real Trainer, a real callback, and what is measured on the way."""
+
+import time
+from importlib.metadata import version
+from typing import Any
+
+import lightning.pytorch as pl
+import torch
+import torch.nn.functional as F
+from sklearn.metrics import roc_auc_score
+from torch import Tensor
+from torch.utils.data import DataLoader
+from typing_extensions import override
+
+from _table.methods import METHODS, WITHOUT_SCORE, description
+from _table.tasks import Batches, Parts, Recipe, Task, unchanged
+from lightning_alignprune import DynamicPruningCallback
+from lightning_alignprune.models import Classifier, OptimizerConfig, ScheduleConfig
+
+_EVAL_BATCH = 2048
+
+
+class Measure(pl.Callback):
+    """Follow the reference loss, and look at the test set where a number of the table needs it.
+
+    Test accuracy is computed at the epochs of a new lowest reference loss and at the last epoch,
+    and decides nothing.
+    """
+
+    def __init__(self, parts: Parts, pruning: DynamicPruningCallback | None, bar: Any) -> None:
+        self.parts, self.pruning, self.bar = parts, pruning, bar
+        self.reference_losses: list[float] = []
+        self.best_epoch, self.best_accuracy, self.last_accuracy = -1, 0.0, 0.0
+        self.num_trained = 0
+        self.scores: Tensor | None = None
+        self.kept: Tensor | None = None
+
+    @override
+    def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        if self.pruning is None or trainer.current_epoch == 0:
+            return
+        decision = self.pruning.decision
+        if decision.scores is not None:  # an epoch that the policy chose, not the finish
+            everyone = torch.ones_like(self.parts.is_wrong)
+            self.kept = decision.selection.kept.cpu() if decision.selection else everyone
+            self.scores = decision.scores.cpu()
+
+    @override
+    def on_train_batch_end(
+        self,
+        trainer: pl.Trainer,
+        pl_module: pl.LightningModule,
+        outputs: Any,
+        batch: Any,
+        batch_idx: int,
+    ) -> None:
+        self.num_trained += len(batch[1])
+
+    @override
+    def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        loss, _ = self._evaluate(trainer, pl_module, self.parts.reference)
+        is_best = not self.reference_losses or loss < min(self.reference_losses)
+        is_last = trainer.current_epoch + 1 == trainer.max_epochs
+        self.reference_losses.append(loss)
+        if is_best or is_last:
+            _, accuracy = self._evaluate(trainer, pl_module, self.parts.test)
+            self.last_accuracy = accuracy
+            if is_best:
+                self.best_epoch, self.best_accuracy = trainer.current_epoch, accuracy
+        self.bar.update()
+
+    def _evaluate(
+        self, trainer: pl.Trainer, module: pl.LightningModule, data: Batches
+    ) -> tuple[float, float]:
+        """Return mean loss and accuracy in percent."""
+        was_training = module.training
+        module.eval()
+        loss, correct = 0.0, 0
+        with torch.no_grad(), trainer.precision_plugin.forward_context():
+            for rows in torch.arange(len(data)).split(_EVAL_BATCH):
+                inputs, labels = data.__getitems__(rows)  # type: ignore[arg-type]
+                logits = module(inputs).float()
+                loss += F.cross_entropy(logits, labels, reduction="sum").item()
+                correct += int((logits.argmax(1) == labels).sum())
+        module.train(was_training)
+        return loss / len(data), 100 * correct / len(data)
+
+    def results(self, method: str, epochs: int) -> dict[str, Any]:
+        """Collect the numbers of the table; None where one is not defined."""
+        is_wrong, num_wrong = self.parts.is_wrong, int(self.parts.is_wrong.sum())
+        values: dict[str, Any] = {
+            "accuracy_last": self.last_accuracy,
+            "accuracy_best_reference": self.best_accuracy,
+            "best_reference_epoch": self.best_epoch,
+            "best_reference_loss": min(self.reference_losses),
+            "last_reference_loss": self.reference_losses[-1],
+            "passes": self.num_trained / (epochs * len(is_wrong)),
+            "noise_rate": num_wrong / len(is_wrong),
+            "auroc": None,
+            "wrong_kept": None,
+            "right_kept": None,
+            "wrong_among_kept": None,
+        }
+        kept = torch.ones_like(is_wrong) if self.kept is None else self.kept
+        values["right_kept"] = (kept & ~is_wrong).sum().item() / (len(is_wrong) - num_wrong)
+        if num_wrong:
+            values["wrong_kept"] = (kept & is_wrong).sum().item() / num_wrong
+            values["wrong_among_kept"] = is_wrong[kept].float().mean().item()
+        if num_wrong and self.scores is not None and method not in WITHOUT_SCORE:
+            defined = ~self.scores.isnan()
+            if len(is_wrong[defined].unique()) == 2:
+                values["auroc"] = float(roc_auc_score(~is_wrong[defined], self.scores[defined]))
+        return values
+
+
+def versions() -> dict[str, str]:
+    """Return the versions that a result depends on."""
+    return {name: version(name) for name in ("torch", "lightning", "lightning-alignprune")}
+
+
+def train(
+    task: Task, recipe: Recipe, parts: Parts, method: str, seed: int, bar: Any
+) -> dict[str, Any]:
+    """Train one row with one seed.
+
+    Returns:
+        The method's settings, the wall seconds of the fit, and the numbers of the table.
+    """
+    # The same initial weights for all rows of a seed.
+    pl.seed_everything(seed, verbose=False)
+    module = Classifier(
+        task.network(),
+        task.num_classes,
+        optimizer=OptimizerConfig(
+            "sgd",
+            lr=recipe.learning_rate,
+            weight_decay=recipe.weight_decay,
+            momentum=recipe.momentum,
+        ),
+        schedule=ScheduleConfig("constant"),
+    )
+    pruning = METHODS[method][1](parts)
+    measure = Measure(parts, pruning, bar)
+    trainer = pl.Trainer(
+        max_epochs=recipe.epochs,
+        accelerator="cpu",
+        devices=1,
+        precision=recipe.precision,  # type: ignore[arg-type]
+        callbacks=[measure] if pruning is None else [pruning, measure],
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        limit_val_batches=0,
+    )
+    loader: DataLoader[Any] = DataLoader(
+        parts.train, batch_size=recipe.batch_size, shuffle=True, collate_fn=unchanged
+    )
+    started = time.perf_counter()
+    trainer.fit(module, loader)
+    seconds = time.perf_counter() - started
+    return {
+        "settings": description(pruning),
+        "versions": versions(),
+        "seconds": round(seconds, 2),
+        **measure.results(method, recipe.epochs),
+    }
