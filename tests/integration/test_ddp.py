@@ -1,5 +1,8 @@
 """Several ranks decide and train as one process that had seen everything."""
 
+import os
+import signal
+
 import lightning.pytorch as pl
 import pytest
 import torch
@@ -93,6 +96,8 @@ def fit(folder, ranks, num_samples=62, shuffle=True, sampler=None, ckpt=None, ex
 
     def work():
         torch.set_num_threads(1)
+        # Lightning looks for a free port; two tests that look at once may find the same.
+        os.environ["MASTER_PORT"] = str(20_000 + os.getpid() % 30_000)
         pl.seed_everything(5, verbose=False)
         data = make_data(num_samples)
         own = sampler() if sampler else None
@@ -214,9 +219,6 @@ def test_a_checkpoint_of_two_ranks_resumes_on_others(tmp_path, ranks):
 class DiesInEpoch(TinyModule):
     def training_step(self, batch, batch_idx):
         if self.trainer.current_epoch == 3 and self.trainer.global_rank == 1:
-            import os
-            import signal
-
             os.kill(os.getpid(), signal.SIGKILL)
         return super().training_step(batch, batch_idx)
 
