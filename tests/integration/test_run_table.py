@@ -8,10 +8,11 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from torch import nn
 
-from tests.unit.data.made import make_news
+from tests.unit.data.made import jpeg_archive, make_news
 
 BENCHMARKS = Path(__file__).parents[2] / "examples" / "benchmarks"
 SEEDS = [0, 1]
@@ -129,3 +130,20 @@ def test_unknown_noise_is_refused_before_anything_is_read(run: Callable[..., Non
 
 def test_cells_without_runs_are_left_out(table: Any, task: Any) -> None:
     assert table.markdown(task, []) == task.paper_note + "\n"
+
+
+def test_images_with_human_labels(
+    table: Any, task: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    cifar = importlib.import_module("_table.tasks").CIFAR10N
+    jpeg_archive(tmp_path / "cifar10_jpeg.npz")
+    clean = np.arange(12) % 10
+    worse = np.where(np.arange(12) % 2 == 0, clean, (clean + 1) % 10)
+    np.savez(tmp_path / "cifar10n_labels.npz", clean_label=clean, worse_label=worse)
+    recipe = dataclasses.replace(task.recipe, reference_size=3, train_size=8)
+    monkeypatch.setattr(table, "TASKS", {"cifar10n": dataclasses.replace(cifar, recipe=recipe)})
+    methods = ("--seeds", "0", "--methods", "full", "gated_mean")
+    table.main(["cifar10n", "--data", str(tmp_path), "--out", str(tmp_path / "out"), *methods])
+    results = [json.loads(path.read_text()) for path in (tmp_path / "out").glob("*.json")]
+    assert len(results) == 2
+    assert all(result["noise_rate"] > 0.2 for result in results)

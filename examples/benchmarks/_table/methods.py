@@ -61,10 +61,20 @@ def _gated_das(parts: Parts) -> DynamicPruningCallback:
 
 
 def _gated_mean(parts: Parts) -> DynamicPruningCallback:
+    return _gated_mean_from(1, parts)
+
+
+def _gated_mean_late(parts: Parts) -> DynamicPruningCallback:
+    # With r 1 an early verdict is final: what is pruned before the network has learned anything
+    # keeps the high losses of those epochs in its mean and never comes back.
+    return _gated_mean_from(20, parts)
+
+
+def _gated_mean_from(start_epoch: int, parts: Parts) -> DynamicPruningCallback:
     return DynamicPruningCallback(
         score=MeanLoss(gate="reference"),
         policy=InfoBatch(1.0, rescale="none"),
-        schedule=PruningSchedule(finish="selected"),
+        schedule=PruningSchedule(start_epoch=start_epoch, finish="selected"),
         reference=_reference(parts),
     )
 
@@ -82,6 +92,7 @@ METHODS: dict[str, tuple[str, Make]] = {
     "alignprune": ("AlignPrune on InfoBatch, paper's settings", _alignprune),
     "gated_das": ("DAS, gated, r 1, finish selected", _gated_das),
     "gated_mean": ("MeanLoss, gated, r 1, finish selected", _gated_mean),
+    "gated_mean_late": ("the same, from epoch 20 on", _gated_mean_late),
     "oracle": ("noise oracle", _oracle),
 }
 """Key of each row, with its name and how its callback is made."""

@@ -18,19 +18,18 @@ HEADER: Row = (
     "AUROC",
     "wrong labels kept",
     "right labels kept",
-    "seconds",
     "paper",
 )
 NONE = "-"
 STOPPED = "full training, stopped at its best reference loss"
 
 
-def mean_and_sd(values: list[float | None], digits: int, scale: float = 1.0) -> str:
+def mean_and_sd(values: list[float | None], digits: int, sign: str = "") -> str:
     """Format "mean ± sd"; the sd is that of a sample and left out for a single value."""
-    known = [scale * value for value in values if value is not None]
+    known = [value for value in values if value is not None]
     if not known:
         return NONE
-    mean = f"{fmean(known):.{digits}f}"
+    mean = f"{fmean(known):{sign}.{digits}f}"
     return mean if len(known) == 1 else f"{mean} ± {stdev(known):.{digits}f}"
 
 
@@ -58,7 +57,6 @@ def _row(task: Task, noise: str, method: str, runs: list[Result]) -> Row:
         mean_and_sd(column("auroc"), 2),
         _mean(column("wrong_kept"), 0, 100) + (" %" if runs[0]["noise_rate"] else ""),
         _mean(column("right_kept"), 0, 100) + " %",
-        _mean(column("seconds"), 0),
         NONE if paper is None else f"{paper:.1f}",
     )
 
@@ -87,31 +85,39 @@ def rows_by_noise(task: Task, results: list[Result]) -> dict[str, list[Row]]:
     return tables
 
 
-def differences(task: Task, results: list[Result]) -> list[Row]:
-    """Compare with full training of the same seeds: what a method gains here and in the paper."""
+def differences(task: Task, results: list[Result], base: str) -> list[Row]:
+    """Compare the last epoch with full training of the same seed.
+
+    Args:
+        task: The table.
+        results: Its runs.
+        base: ``"accuracy_last"`` for full training, ``"accuracy_best_reference"`` for full
+            training stopped at its best reference loss.
+
+    Returns:
+        A header and a row per method: the mean gain here, and in brackets the paper's.
+    """
     noises = [noise for noise in task.noises if _of(results, noise, "full")]
     rows: list[Row] = []
     for method, (name, _) in METHODS.items():
-        cells = [_difference(task, results, noise, method) for noise in noises]
+        cells = [_difference(task, results, noise, method, base) for noise in noises]
         if method != "full" and any(cell != NONE for cell in cells):
             rows.append((name, *cells))
     return [("method", *noises), *rows]
 
 
-def _difference(task: Task, results: list[Result], noise: str, method: str) -> str:
-    full = {r["config"]["seed"]: r["accuracy_last"] for r in _of(results, noise, "full")}
-    gains = [
+def _difference(task: Task, results: list[Result], noise: str, method: str, base: str) -> str:
+    full = {r["config"]["seed"]: r[base] for r in _of(results, noise, "full")}
+    gains: list[float | None] = [
         r["accuracy_last"] - full[r["config"]["seed"]]
         for r in _of(results, noise, method)
         if r["config"]["seed"] in full
     ]
-    if not gains:
-        return NONE
-    spread = f" ± {stdev(gains):.1f}" if len(gains) > 1 else ""
     paper = task.paper.get(method, {}).get(noise)
-    base = task.paper.get("full", {}).get(noise)
-    theirs = f" ({paper - base:+.1f})" if paper is not None and base is not None else ""
-    return f"{fmean(gains):+.1f}{spread}{theirs}"
+    paper_base = task.paper.get("full", {}).get(noise)
+    is_compared = gains and base == "accuracy_last" and paper is not None
+    theirs = f" ({paper - paper_base:+.1f})" if is_compared and paper_base is not None else ""
+    return mean_and_sd(gains, 1, sign="+") + theirs
 
 
 def text(task: Task, results: list[Result]) -> str:
@@ -137,8 +143,12 @@ def markdown(task: Task, results: list[Result]) -> str:
         f"### {noise[0].upper()}{noise[1:]}\n\n{_pipes([HEADER, *rows])}"
         for noise, rows in rows_by_noise(task, results).items()
     ]
-    compared = differences(task, results)
-    if len(compared) > 1:
-        intro = "Last epoch minus full training of the same seed (in brackets: the paper's)"
-        parts.append(f"### Gain over full training\n\n{intro}:\n\n{_pipes(compared)}")
+    for base, title, paper in (
+        ("accuracy_last", "full training", " (in brackets: the paper's)"),
+        ("accuracy_best_reference", STOPPED, ""),
+    ):
+        compared = differences(task, results, base)
+        if len(compared) > 1:
+            intro = f"Last epoch minus {title}, same seed{paper}:"
+            parts.append(f"### Gain over {title}\n\n{intro}\n\n{_pipes(compared)}")
     return "\n\n".join([*parts, task.paper_note]) + "\n"

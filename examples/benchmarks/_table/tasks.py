@@ -145,7 +145,9 @@ def _clean(seed: int, data_dir: Path) -> LabelNoise:
 
 
 def _worse(seed: int, data_dir: Path) -> LabelNoise:
-    return LabelNoise("worse", file=str(data_dir / "cifar10n_labels.npz"))
+    converted = data_dir / "cifar10n_labels.npz"
+    official = data_dir / "CIFAR-10_human.pt"
+    return LabelNoise("worse", file=str(converted if converted.is_file() else official))
 
 
 def load_news(data_dir: Path, num_terms: int = 20_000, num_features: int = 300) -> Pool:
