@@ -15,7 +15,7 @@ from lightning_alignprune.policies import (
     SeTa,
     StaticSubset,
 )
-from lightning_alignprune.pseudo_clean import PseudoClean
+from lightning_alignprune.pseudo_clean import PseudoClean, PseudoModerate
 from lightning_alignprune.sampler import PrunedSampler
 from lightning_alignprune.schedule import PruningSchedule
 from lightning_alignprune.scores import DynamicAlignment, LastLoss, MeanLoss, Score
@@ -40,6 +40,7 @@ __all__ = [
     "PrunedSampler",
     "PruningSchedule",
     "PseudoClean",
+    "PseudoModerate",
     "SampleLoss",
     "Score",
     "SeTa",

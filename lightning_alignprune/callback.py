@@ -110,6 +110,7 @@ class DynamicPruningCallback(Callback):
         self._pruner: Pruner | None = None
         self._session: FitSession | None = None
         self._loaded: dict[str, Any] | None = None
+        self._extra: dict[str, Any] = {}
 
     @property
     def trajectories(self) -> LossTrajectories:
@@ -256,8 +257,8 @@ class DynamicPruningCallback(Callback):
         """Trajectories, the running epoch, the selection: tensors and primitives only."""
         if self._pruner is None:
             return self._loaded or {}
-        if self._session is None:
-            return self._pruner.state_dict()
+        if self._session is None:  # saved after the fit
+            return {**self._pruner.state_dict(), **self._extra}
         return self._session.state_dict(self._pruner)
 
     @override
@@ -267,6 +268,7 @@ class DynamicPruningCallback(Callback):
 
     def _release(self) -> None:
         if self._session is not None:
+            self._extra = self._session.extra_state()
             self._session.release()
         self._session = None
 

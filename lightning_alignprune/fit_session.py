@@ -90,7 +90,7 @@ class FitSession:
 
     def _follow_length(self) -> None:
         """Bring sampler and loop to the epoch that begins; called before each epoch."""
-        # A tuner's fit runs without callbacks but through our wrappers: it sees every sample.
+        # A tuner's fit has no callbacks but runs through our wrappers: it sees every sample.
         if self._pruner is not None and self._callback in access.callbacks(self.trainer):
             self._apply_selection(self._pruner)
 
@@ -108,7 +108,7 @@ class FitSession:
             access.hold_finished_epoch_length(self.trainer)
 
     def check_start(self) -> PrunedSampler:
-        """Check loader and reference now that the data are there; return the sampler."""
+        """Check loader and reference, now that the data are there; return the sampler."""
         loader = check_installed(access.train_loaders(self.trainer), self.sampler)
         if self.reference is not None:
             self.reference.prepare(loader, self.trainer.world_size, self.trainer.global_rank)
@@ -124,23 +124,23 @@ class FitSession:
         assert sampler is not None
         if state and self._lr is not None and state.get("lr"):
             self._lr.load_state_dict(state["lr"])
-        if state and self.reference is not None:
-            self.reference.validated = state.get("reference")
+        if state and self.reference is not None and state.get("reference"):
+            self.reference.load_state_dict(state["reference"])
         epoch = access.epochs_processed(trainer)
-        has_losses = not bool(pruner.trajectories.running.isnan().all())
-        if state and epoch > pruner.decision.epoch and has_losses:
+        is_empty = bool(pruner.trajectories.running.isnan().all())
+        if state and epoch > pruner.decision.epoch and not is_empty:
             # Saved on the last batch: Lightning counts that epoch as done and never runs its end.
             self.conclude(pruner, epoch - 1, skips_bad)
             self._holds_length = True
         if pruner.decision.epoch < epoch:
-            # A run that had ended goes on, with a later max_epochs or a second fit.
+            # A run that had ended goes on: later max_epochs, second fit.
             self._decide(pruner, epoch)
         self._pruner = pruner
         self.recorder.signal = pruner.signal
         self._apply_selection(pruner)
         sampler.skip(access.batches_to_skip(trainer))
-        is_resumed = trainer.ckpt_path is not None
-        if is_resumed or access.has_fetched(trainer) or pruner.decision.selection is not None:
+        is_begun = trainer.ckpt_path is not None or access.has_fetched(trainer)
+        if is_begun or pruner.decision.selection is not None:
             access.restart_iteration(trainer)
         if state and self._generator is not None and state.get("rng"):
             restore_rng_states(state["rng"])
@@ -160,8 +160,7 @@ class FitSession:
     def after_batch(self, pruner: Pruner) -> None:
         """Record the losses of the batch; let LR schedules catch up."""
         self._has_unshared = True
-        collected = self.recorder.collect()
-        if collected is not None:
+        if (collected := self.recorder.collect()) is not None:
             pruner.trajectories.record(*collected)
         if self._lr is not None:
             self._lr.after_batch()
@@ -180,7 +179,7 @@ class FitSession:
         except BadLossError as error:
             raise RuntimeError(f"{_OWNER}: {error}") from None
         if self.reference is not None and reference is None:
-            reference = self.reference.refresh(pruner.trajectories)
+            reference = self.reference.refresh(self.trainer, self.module, pruner.trajectories)
         if self._lr is not None:
             self._lr.close_epoch()
         if epoch + 1 != self.trainer.max_epochs:
@@ -212,7 +211,7 @@ class FitSession:
         return self._exchange.merged(running, self.sampler.order, is_sharded)
 
     def close_validation(self) -> None:
-        """End a validation pass; its mean loss may be the reference."""
+        """End a validation pass, which may be the reference."""
         if self.reference is not None:
             self.reference.close_validation(self.module.device, self._all_reduce)
 
@@ -232,17 +231,19 @@ class FitSession:
         """Return the pruner's state, of all ranks, and what a resume needs beside it."""
         state = pruner.state_dict()
         state["trajectories"]["running"] = self._merged_running(pruner).clone()
+        return {**state, **self.extra_state()}
+
+    def extra_state(self) -> dict[str, Any]:
+        """Return what a resume needs beside the pruner's state."""
         return {
-            **state,
             "world_size": self.trainer.world_size,
-            # After a validation pass, only the epoch's end is run again on resume.
-            "reference": None if self.reference is None else self.reference.validated,
+            "reference": None if self.reference is None else self.reference.state_dict(),
             "lr": None if self._lr is None else self._lr.state_dict(),
             "rng": None if self._generator is None else collect_rng_states(),
         }
 
     def release(self) -> None:
-        """Take everything off Trainer and module; safe to call twice."""
+        """Take everything off Trainer and module."""
         self._taps.remove()
         self._pruner = None
         if self._lr is not None:

@@ -130,6 +130,12 @@ def sampler_for(loader: DataLoader[Any], seed: int) -> PrunedSampler:
     )
 
 
+def in_index_order(loader: DataLoader[Any]) -> DataLoader[Any]:
+    """Return a copy of a train loader that goes once through all samples in index order."""
+    order = SequentialSampler(loader.dataset)  # type: ignore[arg-type]
+    return access.with_batches(loader, list(BatchSampler(order, loader.batch_size or 1, False)))
+
+
 def shard_batches(loader: Any, num_replicas: int, rank: int) -> tuple[Any, int | None]:
     """Deal the batches of a loader out over ranks.
 

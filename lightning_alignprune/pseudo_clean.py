@@ -76,12 +76,42 @@ class PseudoClean:
             labels = None
         return small_loss_subset(total / seen, self.count(len(total)), labels)
 
-    def refresh(self, trajectories: LossTrajectories, labels: Tensor | None) -> Tensor:
+    def refresh(
+        self, trajectories: LossTrajectories, labels: Tensor | None, chosen: Tensor | None = None
+    ) -> Tensor:
         """Choose anew and rewrite the reference of all recorded epochs; return the newest value."""
-        chosen = self.choose(trajectories, labels)
+        chosen = self.choose(trajectories, labels) if chosen is None else chosen
         values = [row[chosen].float().nanmean() for row in trajectories.rows]
         trajectories.replace_reference(torch.stack(values))
         return values[-1]
+
+
+class PseudoModerate(PseudoClean):
+    """Take training samples of middling distance to their class as the reference (Moderate).
+
+    Once, after ``after_epochs`` epochs, the samples are ordered by the distance of their logits to
+    the median logits of their class, and those in the middle are chosen. That takes one forward
+    pass over the training set, the only one; from then on it works as :class:`PseudoClean`.
+
+    Args:
+        size: How many samples, or which share of the training set.
+        after_epochs: Recorded epochs before the choice; until then there is no reference.
+
+    Raises:
+        ValueError: If a value is out of range.
+    """
+
+    def __init__(self, size: int | float = 0.1, after_epochs: int = 4) -> None:
+        super().__init__(size, balanced=False)
+        check_number(
+            "PseudoModerate",
+            "after_epochs",
+            after_epochs,
+            low=1,
+            integer=True,
+            remedy="The logits of an untrained network say nothing.",
+        )
+        self.after_epochs = after_epochs
 
 
 def read_labels(dataset: Dataset[Any]) -> Tensor | None:

@@ -92,14 +92,9 @@ def reference_loss(
         MisconfigurationException: If the loader is empty.
     """
     result = ReferenceLoss()
-    with _untouched(trainer, module):
-        for batch_idx, raw in enumerate(loader):
-            batch = access.to_device(trainer, module, raw)
-            tap = LossTap(with_grad_only=False, plain=plain)
-            with tap:
-                returned = module.training_step(*_step_args(module, batch, batch_idx))
-            if num_own is None or batch_idx < num_own:
-                result.add(tap, returned, batch)
+    for batch_idx, (tap, returned, batch) in enumerate(_steps(trainer, module, loader, plain)):
+        if num_own is None or batch_idx < num_own:
+            result.add(tap, returned, batch)
     if result.num_batches == 0 and num_own is None:
         raise MisconfigurationException(
             "DynamicPruningCallback: expected a reference set with samples, got an empty one. "
@@ -109,6 +104,41 @@ def reference_loss(
     if all_reduce is not None:
         totals = all_reduce(totals)
     return (totals[0] / totals[1]).float()
+
+
+def training_logits(
+    trainer: Trainer, module: LightningModule, loader: Iterable[Any]
+) -> tuple[Tensor, Tensor]:
+    """Return the logits of all samples of a loader, (N, C) float32 on the CPU, and their labels.
+
+    One forward pass in eval mode; see :func:`reference_loss` for what is put back.
+
+    Raises:
+        MisconfigurationException: If a step makes no single cross-entropy call on (B, C) logits.
+    """
+    logits, labels = [], []
+    for tap, _, _ in _steps(trainer, module, loader):
+        if len(tap.calls) != 1 or tap.calls[0].logits.ndim != 2 or tap.calls[0].target.ndim != 1:
+            raise MisconfigurationException(
+                "DynamicPruningCallback: expected one classification loss on logits of shape "
+                f"(B, C), got {len(tap.calls)} loss calls. PseudoClean needs losses only."
+            )
+        logits.append(tap.calls[0].logits.float().cpu())
+        labels.append(tap.calls[0].target.cpu())
+    return torch.cat(logits), torch.cat(labels)
+
+
+def _steps(
+    trainer: Trainer, module: LightningModule, loader: Iterable[Any], plain: bool = False
+) -> Iterator[tuple[LossTap, Any, Any]]:
+    """Run the module's training step on each batch, tapped and without a trace."""
+    with _untouched(trainer, module):
+        for batch_idx, raw in enumerate(loader):
+            batch = access.to_device(trainer, module, raw)
+            tap = LossTap(with_grad_only=False, plain=plain)
+            with tap:
+                returned = module.training_step(*_step_args(module, batch, batch_idx))
+            yield tap, returned, batch
 
 
 def _step_args(module: LightningModule, batch: Any, batch_idx: int) -> tuple[Any, ...]:

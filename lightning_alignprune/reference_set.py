@@ -9,10 +9,11 @@ from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from lightning_alignprune.loader_adapter import shard_batches
+from lightning_alignprune.functional.coreset import moderate_subset
+from lightning_alignprune.loader_adapter import in_index_order, shard_batches
 from lightning_alignprune.loss_tap import LossTap
-from lightning_alignprune.pseudo_clean import PseudoClean, read_labels
-from lightning_alignprune.reference import ReferenceLoss, reference_loss
+from lightning_alignprune.pseudo_clean import PseudoClean, PseudoModerate, read_labels
+from lightning_alignprune.reference import ReferenceLoss, reference_loss, training_logits
 from lightning_alignprune.trajectories import LossTrajectories
 
 VALIDATION = "validation"
@@ -35,6 +36,7 @@ class ReferenceSet:
 
     Attributes:
         validated: Loss of the epoch's last validation pass, until the epoch end takes it.
+        chosen: Training samples that were chosen once, int64, or None.
     """
 
     def __init__(self, source: Any, plain: bool = False) -> None:
@@ -45,6 +47,7 @@ class ReferenceSet:
         self._labels: Tensor | None = None
         self._running: ReferenceLoss | None = None
         self.validated: Tensor | None = None
+        self.chosen: Tensor | None = None
 
     @classmethod
     def find(
@@ -101,6 +104,7 @@ class ReferenceSet:
         """
         if isinstance(self._source, PseudoClean):
             self._labels = read_labels(train_loader.dataset)
+            self._loader = in_index_order(train_loader)
         if self.is_validation or isinstance(self._source, PseudoClean):
             return
         source = self._source
@@ -139,15 +143,33 @@ class ReferenceSet:
             return None
         return reference_loss(trainer, module, self._loader, self._plain, self._num_own, all_reduce)
 
-    def refresh(self, trajectories: LossTrajectories) -> Tensor | None:
+    def refresh(
+        self, trainer: Trainer, module: LightningModule, trajectories: LossTrajectories
+    ) -> Tensor | None:
         """Rewrite the reference trajectory from the training samples' own losses, if it is theirs.
 
         Returns:
             The newest value; None for any other kind of reference.
         """
-        if isinstance(self._source, PseudoClean):
-            return self._source.refresh(trajectories, self._labels)
-        return None
+        source = self._source
+        if not isinstance(source, PseudoClean):
+            return None
+        if isinstance(source, PseudoModerate) and self.chosen is None:
+            if len(trajectories.epochs) < source.after_epochs:
+                return None
+            logits, labels = training_logits(trainer, module, self._loader)
+            self.chosen = moderate_subset(logits, labels, source.count(len(labels)))
+        chosen = None if self.chosen is None else self.chosen.to(trajectories.device)
+        newest: Tensor = source.refresh(trajectories, self._labels, chosen)
+        return newest
+
+    def state_dict(self) -> dict[str, Any]:
+        """What an epoch's end may still need, and what was chosen once."""
+        return {"validated": self.validated, "chosen": self.chosen}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Take over a saved state."""
+        self.validated, self.chosen = state["validated"], state["chosen"]
 
     # ---- the validation pass as reference ---------------------------------------------------
 

@@ -1,10 +1,18 @@
 """A reference found among the training samples: no clean data, no extra pass."""
 
+import lightning.pytorch as pl
 import pytest
 import torch
 from torch.utils.data import ConcatDataset, DataLoader, Subset, TensorDataset
 
-from lightning_alignprune import DynamicAlignment, DynamicPruningCallback, InfoBatch, PseudoClean
+from lightning_alignprune import (
+    DynamicAlignment,
+    DynamicPruningCallback,
+    InfoBatch,
+    PseudoClean,
+    PseudoModerate,
+)
+from lightning_alignprune.functional.coreset import moderate_subset
 from lightning_alignprune.pseudo_clean import read_labels
 from tests.conftest import TinyModule, make_data, make_trainer
 
@@ -65,3 +73,39 @@ def test_labels_are_read_without_loading_samples():
 def test_size_is_checked(size):
     with pytest.raises(ValueError, match=r"PseudoClean: expected size in"):
         PseudoClean(size)
+
+
+def test_moderate_takes_one_forward_pass_and_survives_a_resume(tmp_path):
+
+    data = make_data()
+
+    def fit(max_epochs, ckpt=None):
+        passes = []
+
+        class Counting(TinyModule):
+            def forward(self, x):
+                if not self.training:
+                    passes.append(len(x))
+                    features.append(super().forward(x).detach())
+                return super().forward(x)
+
+        features = []
+        pl.seed_everything(1, verbose=False)
+        callback = DynamicPruningCallback(
+            DynamicAlignment(window=6),
+            InfoBatch(0.6),
+            reference=PseudoModerate(size=12, after_epochs=3),
+            keep_history=True,
+        )
+        trainer = make_trainer(callback, max_epochs=max_epochs)
+        trainer.fit(Counting(), DataLoader(data, 8, shuffle=True), ckpt_path=ckpt)
+        trainer.save_checkpoint(tmp_path / f"{max_epochs}.ckpt")
+        return callback, passes, features
+
+    callback, passes, features = fit(8)
+    assert sum(passes) == 100, "one pass over the training set, once"
+    chosen = moderate_subset(torch.cat(features), data.tensors[1], 12)
+    wanted = torch.stack([row[chosen].nanmean() for row in callback.trajectories.rows])
+    torch.testing.assert_close(callback.trajectories.reference, wanted, equal_nan=True)
+    state = torch.load(tmp_path / "8.ckpt", weights_only=True)["callbacks"]
+    assert torch.equal(state["DynamicPruningCallback"]["reference"]["chosen"], chosen)
