@@ -3,6 +3,7 @@
 import os
 import random
 import time
+from functools import partial
 
 import lightning.pytorch as pl
 import pytest
@@ -280,31 +281,34 @@ def test_fit_twice_goes_on():
     assert trainer.global_step < 6 * 8
 
 
-@pytest.mark.parametrize("num_kills", [6, pytest.param(200, marks=pytest.mark.slow)])
-def test_killed_at_random_moments(tmp_path, val_loader, num_kills):
+def train_and_save(folder, ckpt_path):
+    torch.set_num_threads(1)
     loader = DataLoader(make_data(60), 8, shuffle=True)
-    whole = run(loader, val_loader)
-    torch.save((whole[0], whole[1]), tmp_path / "whole.pt")
+    val_loader = DataLoader(make_data(24, seed=1, noise=0.0), batch_size=8)
+    weights, orders, _ = run(loader, val_loader, SaveEverywhere(folder), ckpt_path=ckpt_path)
+    torch.save((weights, orders), folder / "result.pt")
+
+
+@pytest.mark.timeout(1800)
+@pytest.mark.parametrize("num_kills", [6, pytest.param(200, marks=pytest.mark.slow)])
+def test_killed_at_random_moments(tmp_path, num_kills):
+    (tmp_path / "whole").mkdir()
+    run_forked(partial(train_and_save, tmp_path / "whole", None), tmp_path / "log")
+    whole = torch.load(tmp_path / "whole" / "result.pt", weights_only=True)
     rng = random.Random(0)
-
-    def train(folder, ckpt_path):
-        weights, orders, _ = run(loader, val_loader, SaveEverywhere(folder), ckpt_path=ckpt_path)
-        torch.save((weights, orders), folder / "result.pt")
-
     for kill in range(num_kills):
-        folder = tmp_path / str(kill)
+        folder, again = tmp_path / str(kill), tmp_path / f"{kill}-resumed"
         folder.mkdir()
-        pid = start_forked(lambda f=folder: train(f, None), tmp_path / "log")
+        again.mkdir()
+        process = start_forked(partial(train_and_save, folder, None), tmp_path / "log")
         # Wait until it is in the run, then a random while.
         deadline = time.monotonic() + 60
         while not any(folder.glob("*.ckpt")) and time.monotonic() < deadline:
             time.sleep(0.002)
         time.sleep(rng.random() * 0.5)
-        end_group(pid)
+        end_group(process)
         newest = _newest_whole_checkpoint(folder)
-        again = tmp_path / f"{kill}-resumed"
-        again.mkdir()
-        run_forked(lambda f=again, c=newest: train(f, c), tmp_path / "log")
+        run_forked(partial(train_and_save, again, newest), tmp_path / "log")
         weights, orders = torch.load(again / "result.pt", weights_only=True)
         assert_identical(whole[0], weights)
         for epoch, order in orders.items():
