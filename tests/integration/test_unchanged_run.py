@@ -146,3 +146,44 @@ def test_module_and_datamodule_references(train_loader, reference):
         losses.append(callback.trajectories.reference)
     torch.testing.assert_close(*losses)
     assert not losses[0].isnan().any()
+
+
+@pytest.mark.parametrize("precision", ["bf16-mixed", "64-true"])
+def test_bit_identical_under_other_precisions(train_loader, val_loader, reference, precision):
+    def make():
+        return TinyModule(batch_norm=True, dropout=0.2)
+
+    plain, _ = _fit(make, train_loader(shuffle=False), val_loader, precision=precision)
+    callback = DynamicPruningCallback(policy=InfoBatch(0.0), reference=reference)
+    ours, _ = _fit(make, train_loader(shuffle=False), val_loader, callback, precision=precision)
+    assert_identical(plain, ours)
+
+
+def test_validation_as_reference_is_the_logged_loss_and_leaves_the_sanity_check_out(
+    train_loader, val_loader
+):
+    logged = []
+
+    class Watch(pl.Callback):
+        def on_train_epoch_end(self, trainer, pl_module):
+            logged.append(trainer.callback_metrics["val_loss"].item())
+
+    callback = DynamicPruningCallback(reference="validation")
+    trainer = make_trainer(callback, Watch(), num_sanity_val_steps=2)
+    trainer.fit(TinyModule(), train_loader(), val_loader)
+    assert callback.trajectories.reference.tolist() == pytest.approx(logged)
+
+
+def test_half_precision_halves_the_state(train_loader, reference, tmp_path):
+    sizes = []
+    for dtype in ("float32", "float16"):
+        callback = DynamicPruningCallback(reference=reference, dtype=dtype)
+        trainer = make_trainer(callback, max_epochs=20)
+        trainer.fit(TinyModule(), train_loader(4000, batch_size=500))
+        state = callback.state_dict()
+        size = sum(row.numel() * row.element_size() for row in state["trajectories"]["rows"])
+        sizes.append(size)
+        trainer.save_checkpoint(tmp_path / f"{dtype}.ckpt")
+    assert sizes[0] == 2 * sizes[1] == 4 * 20 * 4000
+    files = [(tmp_path / f"{dtype}.ckpt").stat().st_size for dtype in ("float32", "float16")]
+    assert files[0] - files[1] > 0.9 * sizes[1]
