@@ -20,7 +20,7 @@ from lightning_alignprune.loader_adapter import (
 )
 from lightning_alignprune.lr_alignment import ScheduleAlignment
 from lightning_alignprune.pruner import BadLossError, Pruner
-from lightning_alignprune.rank_exchange import RankExchange
+from lightning_alignprune.rank_exchange import RankExchange, warn_of_other_world_size
 from lightning_alignprune.reference_set import ReferenceSet
 from lightning_alignprune.rng_state import collect_rng_states, restore_rng_states
 from lightning_alignprune.sampler import PrunedSampler
@@ -89,8 +89,7 @@ class FitSession:
         return access.with_sampler(loader, self.sampler, self._generator)
 
     def _follow_length(self) -> None:
-        """Bring sampler and loop to the epoch that begins; called before each epoch."""
-        # A tuner's fit has no callbacks but runs through our wrappers: it sees every sample.
+        # Called before each epoch. A tuner's fit has no callbacks: it sees every sample.
         if self._pruner is not None and self._callback in access.callbacks(self.trainer):
             self._apply_selection(self._pruner)
 
@@ -115,7 +114,7 @@ class FitSession:
         self._full_batches = self.trainer.num_training_batches
         if self._aligns_lr:
             self._lr = ScheduleAlignment(self.trainer, self.module, int(self._full_batches))
-        assert self.sampler is not None
+        assert self.sampler is not None  # check_installed saw it
         return self.sampler
 
     def start(self, pruner: Pruner, state: dict[str, Any] | None, skips_bad: bool) -> None:
@@ -127,9 +126,9 @@ class FitSession:
         if state and self.reference is not None and state.get("reference"):
             self.reference.load_state_dict(state["reference"])
         epoch = access.epochs_processed(trainer)
-        is_empty = bool(pruner.trajectories.running.isnan().all())
-        if state and epoch > pruner.decision.epoch and not is_empty:
-            # Saved on the last batch: Lightning counts that epoch as done and never runs its end.
+        has_losses = not bool(pruner.trajectories.running.isnan().all())
+        if state and epoch > pruner.decision.epoch and has_losses:
+            # Saved on the last batch: Lightning never runs the end of that epoch.
             self.conclude(pruner, epoch - 1, skips_bad)
             self._holds_length = True
         if pruner.decision.epoch < epoch:
@@ -138,7 +137,10 @@ class FitSession:
         self._pruner = pruner
         self.recorder.signal = pruner.signal
         self._apply_selection(pruner)
-        sampler.skip(access.batches_to_skip(trainer))
+        num_behind = access.batches_to_skip(trainer)
+        sampler.skip(num_behind)
+        if num_behind and state:
+            warn_of_other_world_size(state.get("world_size", 1), trainer.world_size)
         is_begun = trainer.ckpt_path is not None or access.has_fetched(trainer)
         if is_begun or pruner.decision.selection is not None:
             access.restart_iteration(trainer)
@@ -147,10 +149,10 @@ class FitSession:
 
     def before_batch(self, pruner: Pruner, batch_idx: int) -> None:
         """Tell the tap which samples the batch holds and what they weigh."""
+        assert self.sampler is not None
         if self._holds_length:
             self._holds_length = False
             access.refresh_epoch_length(self.trainer)
-        assert self.sampler is not None
         selection = pruner.decision.selection
         weights = None if selection is None else selection.weights
         self.recorder.arm(self.sampler, batch_idx, weights, pruner.trajectories.device)
@@ -190,12 +192,10 @@ class FitSession:
         if self.reference is None:
             return None
         loss = self.reference.loss(self.trainer, self.module, self._all_reduce)
-        if loss is not None and not bool(loss.isfinite()):
-            rank_zero_warn(
-                f"{_OWNER}: the reference loss is {loss.item()}; scores leave this epoch out."
-            )
-            return None
-        return loss
+        if loss is None or bool(loss.isfinite()):
+            return loss
+        rank_zero_warn(f"{_OWNER}: the reference loss is {loss.item()}; scores leave it out.")
+        return None
 
     @property
     def _all_reduce(self) -> Callable[[Tensor], Tensor] | None:

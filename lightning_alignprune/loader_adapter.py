@@ -35,7 +35,7 @@ def check_loader(loader: object) -> DataLoader[Any]:
             "an IterableDataset, whose samples have no indices",
             "Give a dataset with __len__ and __getitem__.",
         )
-    if hasattr(loader, "state_dict"):
+    if any(cls.__name__ == "StatefulDataLoader" for cls in type(loader).__mro__):
         raise _refused(
             "a loader whose place this callback keeps",
             f"{type(loader).__name__}, which restores its own",

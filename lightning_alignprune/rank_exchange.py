@@ -4,6 +4,7 @@ Legend: ``R`` ranks, ``L`` samples per rank and epoch, ``N`` samples.
 """
 
 from lightning.pytorch import Trainer
+from lightning.pytorch.utilities.rank_zero import rank_zero_warn
 from torch import Tensor
 
 
@@ -49,3 +50,12 @@ class RankExchange:
         merged = running.clone()
         merged[every_index[observed]] = every_loss[observed]
         return merged
+
+
+def warn_of_other_world_size(saved: int, now: int) -> None:
+    """Warn if a run goes on in mid-epoch on another number of processes than it was saved on."""
+    if saved != now:
+        rank_zero_warn(
+            f"DynamicPruningCallback: resumed in mid-epoch on {now} instead of {saved} processes; "
+            "some samples of this epoch train twice or not at all. The next epoch is whole again."
+        )

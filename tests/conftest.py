@@ -114,6 +114,8 @@ class EpochLog(pl.Callback):
         self.batches.append(0)
 
     def on_train_batch_end(self, trainer: pl.Trainer, *args: Any) -> None:
+        if not self.batches:  # resumed in mid-epoch
+            self.batches.append(0)
         self.batches[-1] += 1
 
     def on_validation_end(self, trainer: pl.Trainer, pl_module: Any) -> None:

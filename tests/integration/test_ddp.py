@@ -233,6 +233,35 @@ def test_a_checkpoint_of_two_ranks_resumes_on_others(tmp_path, ranks):
     assert int(kept.sum()) - len(trained) < 2 * ranks
 
 
+class SaveInMidEpoch(Checkpoint):
+    def __init__(self, path):
+        self.path = path
+
+    def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx):
+        if trainer.current_epoch == 3 and batch_idx == 2:
+            trainer.save_checkpoint(self.path)
+            recorder = trainer.callbacks[-1]
+            recorder.num_calls = sum(recorder.calls)  # a checkpoint may exchange
+
+
+def resume_alone(path):
+    with pytest.warns(UserWarning, match="mid-epoch on 1 instead of 2 processes"):
+        fit_rank(path.parent / "alone", 1, ckpt=path)
+
+
+def test_another_number_of_ranks_in_mid_epoch_is_warned_of(tmp_path):
+    path = tmp_path / "mid.ckpt"
+    two = fit(tmp_path / "two", 2, extra=[partial(SaveInMidEpoch, path)])
+    (tmp_path / "alone").mkdir()
+    run_forked(partial(resume_alone, path), tmp_path / "log")
+    alone = torch.load(tmp_path / "alone" / "rank0.pt", weights_only=True)
+    for row, theirs in zip(two[0]["rows"][:3], alone["rows"], strict=False):
+        assert same(row, theirs)
+    # What both ranks had recorded of the running epoch is there too.
+    running = torch.load(path, weights_only=True)["callbacks"]["DynamicPruningCallback"]
+    assert int((~running["trajectories"]["running"].isnan()).sum()) == 3 * 8
+
+
 class DiesInEpoch(TinyModule):
     def training_step(self, batch, batch_idx):
         if self.trainer.current_epoch == 3 and self.trainer.global_rank == 1:
