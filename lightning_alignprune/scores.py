@@ -86,7 +86,8 @@ class MeanLoss(TrajectoryScore):
     Range: minus that of the loss; high (near 0) = learned early and well, low = probably
     mislabelled, or hard. NaN for a sample that was never seen in the window. Epochs in which a
     sample was pruned are left out of its mean. This separates wrong labels longer than a
-    correlation does once the network memorises.
+    correlation does once the network memorises. Do not prune by it before the network has learned
+    something (``PruningSchedule(start_epoch=...)``): what is hard at first is not yet wrong.
 
     Args:
         window: Number of last epochs averaged, at least 1; None for the whole history.
