@@ -6,7 +6,6 @@ import torch
 from torch import Tensor
 
 _RADIX_BITS = 16
-_FEW = 1 << 14  # keys that kthvalue sorts out faster than a histogram on a CPU
 
 
 def ordered_keys(values: Tensor) -> Tensor:
@@ -33,8 +32,13 @@ def kth_smallest(
     """
     if all_reduce is None and count >= len(keys):
         return None
-    if all_reduce is None and (keys.is_cuda or len(keys) < _FEW):
+    if all_reduce is None and keys.is_cuda:
         return int(keys.kthvalue(count).values)
+    if all_reduce is None:
+        # NumPy partitions with vector instructions, several times as fast as torch's kthvalue.
+        copy = keys.clone()
+        copy.numpy().partition(count - 1)
+        return int(copy[count - 1])
     bins = 1 << _RADIX_BITS
     remaining, prefix = keys, 0
     for level in range(4):
@@ -43,13 +47,11 @@ def kth_smallest(
         if level == 0:  # the top digit carries the sign: order negative keys first
             digit ^= bins >> 1
         histogram = torch.bincount(digit, minlength=bins)
-        below = (all_reduce(histogram) if all_reduce else histogram).cumsum(0)
+        below = all_reduce(histogram).cumsum(0)
         if level == 0 and int(below[-1]) <= count:
             return None
         at = int((below < count).sum())
         count -= int(below[at - 1]) if at else 0
         remaining = remaining[digit == at]
-        if all_reduce is None and len(remaining) < _FEW:
-            return int(remaining.kthvalue(count).values)
         prefix = (prefix << _RADIX_BITS) | (at ^ (bins >> 1) if level == 0 else at)
     return prefix - (1 << 64) if prefix >> 63 else prefix

@@ -56,11 +56,13 @@ def optimal_cuts(scores: Tensor, num_groups: int) -> Tensor:
         )
     values = scores.detach().cpu()
     values = values if values.dtype == torch.float64 else values.float()
-    is_finite = values.isfinite()
-    values = values if bool(is_finite.all()) else values[is_finite]
-    # NumPy sorts 32-bit floats in place with vector instructions, thirty times as fast as torch.
+    # NumPy sorts 32-bit floats in place with vector instructions, thirty times as fast as torch,
+    # and puts NaN last; minus infinity comes first.
     values = values.clone()
     values.numpy().sort()
+    array = values.numpy()
+    start, stop = array.searchsorted(-math.inf, "right"), array.searchsorted(math.inf)
+    values = values[int(start) : int(stop)]
     cuts = torch.full((num_groups - 1,), torch.inf, dtype=values.dtype)
     if num_groups == 1 or not len(values):
         return cuts
@@ -152,7 +154,8 @@ def window_selection(
     if keep_fraction < 1.0:
         count = int(keep_fraction * int(defined.sum()) + 1e-9)
         drawn = draw_fixed_count(defined, count, indices, seed, epoch)
-    cuts = optimal_cuts(scores[drawn], num_groups)
+    # Infinite scores are left out, and filling them in is several times as fast as gathering.
+    cuts = optimal_cuts(torch.where(drawn, scores, torch.inf), num_groups)
     is_one_value = num_groups > 1 and bool(cuts[0].isinf())
     if is_one_value:
         positions = drawn.nonzero().squeeze(1)
