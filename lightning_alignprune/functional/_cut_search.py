@@ -32,7 +32,7 @@ class Sums:
         self.values, self.num = values, len(values)
         middle = self.num // 2
         self.centre = float(values[middle])
-        x = values.double().sub_(self.centre)
+        x = values.to(torch.float64, copy=True).sub_(self.centre)
         self.first = self._outward(x, middle)
         self.second = self._outward(x.square_(), middle)
 
