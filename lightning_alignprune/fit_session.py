@@ -134,8 +134,8 @@ class FitSession:
         if pruner.decision.epoch < epoch:
             # A run that had ended goes on: later max_epochs, second fit.
             self._decide(pruner, epoch)
-        self._pruner = pruner
-        self.recorder.signal = pruner.signal
+        self._pruner, self.recorder.signal = pruner, pruner.signal
+        sampler.seed = self._seed = pruner.seed  # of the checkpoint, if there is one
         self._apply_selection(pruner)
         num_behind = access.batches_to_skip(trainer)
         sampler.skip(num_behind)

@@ -4,6 +4,7 @@ import os
 import random
 import time
 from functools import partial
+from typing import ClassVar
 
 import lightning.pytorch as pl
 import pytest
@@ -52,13 +53,17 @@ class SaveEverywhere(Checkpoint):
 
 
 class Orders(pl.Callback):
-    """Note which samples each epoch was to train on, and the learning rates."""
+    """Note which samples each epoch was to train on, and the seed of the order."""
+
+    seeds: ClassVar[list[int]] = []
 
     def __init__(self):
         self.by_epoch = {}
 
     def on_train_batch_end(self, trainer, *args):
-        self.by_epoch[trainer.current_epoch] = trainer.callbacks[0]._session.sampler.order.clone()
+        sampler = trainer.callbacks[0]._session.sampler
+        self.by_epoch[trainer.current_epoch] = sampler.order.clone()
+        self.seeds.append(sampler.seed)
 
 
 class Module(TinyModule):
@@ -204,7 +209,7 @@ def checkpoint(tmp_path, val_loader):
 
 
 def resume(checkpoint, callback=None, data=None, max_epochs=EPOCHS):
-    trainer = make_trainer(callback or make_callback(), max_epochs=max_epochs)
+    trainer = make_trainer(callback or make_callback(), Orders(), max_epochs=max_epochs)
     loader = DataLoader(data or make_data(60), 8, shuffle=True)
     trainer.fit(Module(), loader, ckpt_path=checkpoint)
     return trainer
@@ -220,6 +225,14 @@ def test_another_policy_or_score_is_refused(checkpoint):
         MisconfigurationException, match="score=DynamicAlignment, got score=LastLoss"
     ):
         resume(checkpoint, DynamicPruningCallback("loss", schedule=PruningSchedule()))
+
+
+def test_the_seed_of_the_checkpoint_counts(checkpoint):
+    callback = make_callback(seed=99)
+    resume(checkpoint, callback)
+    assert callback._session is None
+    assert callback.state_dict()["seed"] == 11
+    assert Orders.seeds[-1] == 11
 
 
 def test_another_window_is_applied(checkpoint):
