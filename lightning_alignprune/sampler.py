@@ -3,6 +3,7 @@
 State only: knows nothing of Lightning. Legend: ``N`` samples, ``R`` ranks, ``B`` batch size.
 """
 
+import warnings
 from collections.abc import Iterable, Iterator, Sized
 from typing import Any
 
@@ -97,16 +98,17 @@ class PrunedSampler(Sampler[int]):
         """This rank's sample indices of the current epoch, int64, on the CPU."""
         if self._order is None:
             self._order = self._shard(self._global_order())
+            least = self.batch_size if self.drop_last else 1
+            if self._armed and self._pending is not None and len(self._order) < least:
+                # An epoch without a batch would end the whole run.
+                warnings.warn("PrunedSampler: nothing kept would be drawn; all is.", stacklevel=2)
+                self._pending = None
+                self._order = self._shard(self._global_order())
         return self._order
 
     def arm(self) -> None:
         """Let selections take effect from now on, starting with the current epoch's."""
         self._armed = True
-        self._order = None
-
-    def disarm(self) -> None:
-        """Go back to the full length."""
-        self._armed = False
         self._order = None
 
     def select(self, kept: Tensor | None) -> None:
@@ -135,10 +137,6 @@ class PrunedSampler(Sampler[int]):
         Length and :meth:`batch_indices` still count from the beginning of the epoch.
         """
         self.skip_batches = batches
-
-    def num_drawable(self) -> int:
-        """How many samples of the newest selection a next epoch would train on, over all ranks."""
-        return len(self._global_order())
 
     def _global_order(self) -> Tensor:
         kept = self._pending if self._armed else None

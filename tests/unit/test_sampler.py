@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import assume, given
 from hypothesis import strategies as st
 from torch.utils.data import BatchSampler, SubsetRandomSampler, WeightedRandomSampler
 
@@ -32,6 +32,7 @@ def test_shards_are_equal_disjoint_and_cover_the_selection(
     kept = torch.tensor(
         data.draw(st.lists(st.booleans(), min_size=num_samples, max_size=num_samples))
     )
+    assume(int(kept.sum()) // ranks >= (batch_size if drop_last else 1))  # else all are drawn
     shards = [
         make(
             num_samples,
@@ -149,3 +150,12 @@ def test_errors(kwargs, match):
         PrunedSampler(**kwargs)
     with pytest.raises(ValueError, match=r"shape \(4,\) and dtype bool, got \(3,\)"):
         PrunedSampler(4).select(torch.ones(3, dtype=torch.bool))
+
+
+def test_an_epoch_that_would_be_empty_draws_everything():
+    with_base = make(kept=torch.arange(40) > 10, base=SubsetRandomSampler(range(5)))
+    with pytest.warns(UserWarning, match="nothing kept would be drawn"):
+        assert len(with_base) == 5
+    on_two_ranks = make(kept=torch.arange(40) == 3, num_replicas=2)
+    with pytest.warns(UserWarning, match="nothing kept would be drawn"):
+        assert len(on_two_ranks) == 20
