@@ -14,6 +14,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from torch.distributed import TCPStore
+
 _CONTEXT = multiprocessing.get_context("forkserver")
 _CONTEXT.set_forkserver_preload(["tests.integration.preloaded"])
 
@@ -73,7 +75,8 @@ def run_ranks(work: Callable[[], None], num_ranks: int, num_nodes: int = 1) -> N
     Raises:
         RuntimeError: If a rank failed, with what became of each.
     """
-    port = str(20_000 + os.getpid() % 30_000)
+    # A store of this process, as torchrun's agent has one: it holds the free port that it was given.
+    store = TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
     local = num_ranks // num_nodes
     ranks = {}
     for rank in range(num_ranks):
@@ -88,7 +91,8 @@ def run_ranks(work: Callable[[], None], num_ranks: int, num_nodes: int = 1) -> N
             WORLD_SIZE=str(num_ranks),
             LOCAL_WORLD_SIZE=str(local),
             MASTER_ADDR="127.0.0.1",
-            MASTER_PORT=port,
+            MASTER_PORT=str(store.port),
+            TORCHELASTIC_USE_AGENT_STORE="True",
             TORCHELASTIC_RUN_ID="test",
         )
         _call_and_exit(work)
