@@ -75,7 +75,7 @@ def run_ranks(work: Callable[[], None], num_ranks: int, num_nodes: int = 1) -> N
     Raises:
         RuntimeError: If a rank failed, with what became of each.
     """
-    # A store of this process, as torchrun's agent has one: it holds the free port that it was given.
+    # A store of this process, as torchrun's agent has one: it holds the port that it was given.
     store = TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
     local = num_ranks // num_nodes
     ranks = {}
