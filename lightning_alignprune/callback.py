@@ -15,6 +15,7 @@ from lightning_alignprune.fit_session import FitSession
 from lightning_alignprune.policies import POLICIES, Policy
 from lightning_alignprune.pruner import Decision, Pruner
 from lightning_alignprune.pseudo_clean import PseudoClean
+from lightning_alignprune.rank_exchange import PARTITIONS, Partition, check_fixed
 from lightning_alignprune.reference_set import PSEUDO, VALIDATION, ReferenceSet
 from lightning_alignprune.sampler import PrunedSampler
 from lightning_alignprune.schedule import PruningSchedule
@@ -54,6 +55,9 @@ class DynamicPruningCallback(Callback):
             done, so that they end at their final value although fewer batches ran.
         restore_rng: Keep the states of all random generators in the checkpoint and put them back
             on resume, for runs with dropout or augmentation that must repeat exactly.
+        partition: ``"replicated"`` keeps the losses of all samples on every rank; ``"fixed"`` keeps
+            on each rank those of a fixed share, which only that rank trains. For sets whose
+            trajectories do not fit on one machine; see the page on many GPUs for what it costs.
 
     Raises:
         ValueError: If a value is out of range or a name unknown.
@@ -89,6 +93,7 @@ class DynamicPruningCallback(Callback):
         on_nonfinite_loss: Literal["raise", "skip"] = "raise",
         align_lr_schedules: bool = True,
         restore_rng: bool = False,
+        partition: Partition = "replicated",
     ) -> None:
         self.score = resolve(_OWNER, "score", score, Score, SCORES)  # type: ignore[type-abstract]
         self.policy = resolve(_OWNER, "policy", policy, Policy, POLICIES)  # type: ignore[type-abstract]
@@ -99,6 +104,8 @@ class DynamicPruningCallback(Callback):
         check_choice(_OWNER, "device", device, ("auto", "cpu"))
         check_choice(_OWNER, "dtype", dtype, ("float32", "float16", "bfloat16"))
         check_choice(_OWNER, "on_nonfinite_loss", on_nonfinite_loss, ("raise", "skip"))
+        check_choice(_OWNER, "partition", partition, PARTITIONS)
+        self.partition: Partition = partition
         self.reference = reference
         self.seed = seed
         self.device = device
@@ -116,8 +123,10 @@ class DynamicPruningCallback(Callback):
     def trajectories(self) -> LossTrajectories:
         """The recorded losses; available from the first epoch on.
 
+        With ``partition="fixed"`` those of this rank's share: row j is sample ``j * R + rank``.
+
         Raises:
-            RuntimeError: Before a fit has begun.
+            RuntimeError: Before a fit has begun in this process.
         """
         return self._started().trajectories
 
@@ -128,7 +137,10 @@ class DynamicPruningCallback(Callback):
 
     def _started(self) -> Pruner:
         if self._pruner is None:
-            raise RuntimeError(f"{_OWNER}: nothing recorded before a fit. Call Trainer.fit first.")
+            raise RuntimeError(
+                f"{_OWNER}: nothing recorded before a fit in this process. Call Trainer.fit first; "
+                "with ddp_spawn or ddp_fork look in a checkpoint, as the workers are gone."
+            )
         return self._pruner
 
     def _running(self) -> FitSession:
@@ -148,6 +160,8 @@ class DynamicPruningCallback(Callback):
             self.schedule.check_ends(trainer.max_epochs, trainer.max_steps, self.policy.finish)
         except ValueError as error:
             raise MisconfigurationException(f"{_OWNER}: {error}") from None
+        if self.partition == "fixed":
+            check_fixed(self.policy, self.reference)
         if self._pruner is not None and not self._pruner.continues(
             access.epochs_processed(trainer)
         ):
@@ -165,9 +179,10 @@ class DynamicPruningCallback(Callback):
                 self.signal.plain_loss,
             ),
             self.seed,
-            None if self._pruner is None else self.trajectories.num_samples,
+            None if self._pruner is None else self._pruner.share.num_samples,
             self.align_lr_schedules,
             self.restore_rng,
+            self.partition,
         )
 
     @override
@@ -197,6 +212,7 @@ class DynamicPruningCallback(Callback):
             device="cpu" if self.device == "cpu" else module.device,
             dtype=self.dtype,
             keep_history=self.keep_history,
+            share=sampler.share,
         )
 
     # ---- the batch path ---------------------------------------------------------------------
@@ -258,8 +274,10 @@ class DynamicPruningCallback(Callback):
         if self._pruner is None:
             return self._loaded or {}
         if self._session is None:  # saved after the fit
-            return {**self._pruner.state_dict(), **self._extra}
-        return self._session.state_dict(self._pruner)
+            state = {**self._pruner.state_dict(), **self._extra}
+        else:
+            state = self._session.state_dict(self._pruner)
+        return state if self._pruner.share.rank == 0 else {}  # rank 0 has gathered all shares
 
     @override
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:

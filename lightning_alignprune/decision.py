@@ -1,12 +1,15 @@
 """`Decision`: what was decided for an epoch, checked before anything trains on it."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
 
 from lightning_alignprune.functional.selection import Selection
 from lightning_alignprune.policies import Policy
+from lightning_alignprune.share import Share
+
+_MOST_LEFT_OUT = 0.1
 
 
 @dataclass
@@ -15,18 +18,53 @@ class Decision:
 
     Attributes:
         epoch: The epoch it is for.
-        selection: The samples and weights; None means every sample with weight 1.
+        selection: The samples and weights; None means every sample with weight 1. With
+            ``partition="fixed"`` it holds this rank's samples only.
         scores: The scores it rests on, shape (N,), or None if none were computed.
-        is_fallback: Whether the policy kept nothing and everything is trained instead.
+        is_fallback: Whether nothing can be trained of what the policy kept, so that everything is.
+        counts: How many samples are kept of each rank's share; empty without a selection.
     """
 
     epoch: int
     selection: Selection | None
     scores: Tensor | None = None
     is_fallback: bool = False
+    counts: list[int] = field(default_factory=list)
+
+    @property
+    def num_each(self) -> int | None:
+        """How many samples each rank draws from its share: the fewest that any has."""
+        return min(self.counts) if self.counts else None
+
+    @property
+    def left_out_fraction(self) -> float:
+        """Share of the kept samples that is not drawn, so that all ranks draw equally many."""
+        return 1.0 - len(self.counts) * min(self.counts) / sum(self.counts) if self.counts else 0.0
+
+    def warning(self, policy: Policy) -> str | None:
+        """Say what the user should know about it, or None."""
+        name = type(policy).__name__
+        if self.is_fallback and sum(self.counts) == 0:
+            return (
+                f"{name} kept no sample for epoch {self.epoch}; that epoch trains on all of them."
+            )
+        if self.is_fallback:
+            return (
+                f"{name} kept no sample of rank {self.counts.index(0)}'s share for epoch "
+                f"{self.epoch}; that epoch trains on all of them. Use partition='replicated', or "
+                "shuffle the data set once."
+            )
+        if self.left_out_fraction > _MOST_LEFT_OUT:
+            return (
+                f"the samples that {name} kept for epoch {self.epoch} lie unevenly over the ranks' "
+                f"shares: between {min(self.counts)} and {max(self.counts)}. Each trains "
+                f"{min(self.counts)}, so {self.left_out_fraction:.0%} of them are left out. Use "
+                "partition='replicated', or shuffle the data set once."
+            )
+        return None
 
 
-def checked(decision: Decision, policy: Policy) -> Decision:
+def checked(decision: Decision, policy: Policy, share: Share) -> Decision:
     """Refuse a malformed selection; turn "all" and "none" into the plain full epoch.
 
     Raises:
@@ -42,9 +80,9 @@ def checked(decision: Decision, policy: Policy) -> Decision:
             f"{type(policy).__name__}.select: expected kept of dtype bool with one entry per "
             f"sample, got {selection.kept.dtype} of shape {tuple(selection.kept.shape)}."
         )
-    num_kept = int(selection.kept.sum())
-    if num_kept == len(selection.kept) and selection.weights is None:
-        decision.selection = None
-    elif num_kept == 0:
+    decision.counts = share.counts(selection.kept.sum())
+    if sum(decision.counts) == share.num_samples and selection.weights is None:
+        decision.selection, decision.counts = None, []
+    elif min(decision.counts) == 0:
         decision.selection, decision.is_fallback = None, True
     return decision

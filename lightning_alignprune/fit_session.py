@@ -2,7 +2,6 @@
 
 import math
 import os
-from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -20,7 +19,7 @@ from lightning_alignprune.loader_adapter import (
 )
 from lightning_alignprune.lr_alignment import ScheduleAlignment
 from lightning_alignprune.pruner import BadLossError, Pruner
-from lightning_alignprune.rank_exchange import RankExchange, warn_of_other_world_size
+from lightning_alignprune.rank_exchange import Partition, RankExchange
 from lightning_alignprune.reference_set import ReferenceSet
 from lightning_alignprune.rng_state import collect_rng_states, restore_rng_states
 from lightning_alignprune.sampler import PrunedSampler
@@ -45,6 +44,7 @@ class FitSession:
         num_samples: Length that the training set must have, or None on a first fit.
         aligns_lr: Whether step-interval LR schedules follow the share of training done.
         restores_rng: Whether random states travel in the checkpoint.
+        partition: Whether each rank keeps all losses or those of its share.
     """
 
     def __init__(
@@ -58,6 +58,7 @@ class FitSession:
         num_samples: int | None,
         aligns_lr: bool,
         restores_rng: bool,
+        partition: Partition,
     ) -> None:
         self.trainer, self.module = trainer, module
         self.reference = reference
@@ -72,8 +73,7 @@ class FitSession:
         self._lr: ScheduleAlignment | None = None
         self._full_batches: int | float = 0
         self._holds_length = False
-        self._has_unshared = False
-        self._exchange = RankExchange(trainer) if trainer.world_size > 1 else None
+        self._exchange = RankExchange(trainer, partition)
         self._taps = access.FitTaps(
             trainer,
             on_train_loader=self._take_loader,
@@ -85,7 +85,7 @@ class FitSession:
     def _take_loader(self, dataloader: object) -> object:
         loader = check_loader(dataloader)
         check_length(loader, self._num_samples)
-        self.sampler = sampler_for(loader, self._seed)
+        self.sampler = sampler_for(loader, self._seed, self._exchange)
         return access.with_sampler(loader, self.sampler, self._generator)
 
     def _follow_length(self) -> None:
@@ -97,7 +97,8 @@ class FitSession:
         assert self.sampler is not None
         selection = pruner.decision.selection
         epoch = access.epochs_processed(self.trainer)
-        self.sampler.select(None if selection is None else selection.kept)
+        kept = None if selection is None else selection.kept
+        self.sampler.select(kept, pruner.decision.num_each)
         self.sampler.arm()
         self.sampler.set_epoch(epoch)
         if self._generator is not None:
@@ -140,7 +141,7 @@ class FitSession:
         num_behind = access.batches_to_skip(trainer)
         sampler.skip(num_behind)
         if num_behind and state:
-            warn_of_other_world_size(state.get("world_size", 1), trainer.world_size)
+            self._exchange.warn_of_other_layout(state)
         is_begun = trainer.ckpt_path is not None or access.has_fetched(trainer)
         if is_begun or pruner.decision.selection is not None:
             access.restart_iteration(trainer)
@@ -161,7 +162,7 @@ class FitSession:
 
     def after_batch(self, pruner: Pruner) -> None:
         """Record the losses of the batch; let LR schedules catch up."""
-        self._has_unshared = True
+        self._exchange.has_news = True
         if (collected := self.recorder.collect()) is not None:
             pruner.trajectories.record(*collected)
         if self._lr is not None:
@@ -174,8 +175,9 @@ class FitSession:
             RuntimeError: If a recorded loss is NaN or infinite and ``skips_bad`` is off.
         """
         reference = self._reference_loss()
-        pruner.trajectories.running = self._merged_running(pruner)
-        self._has_unshared = False
+        running = pruner.trajectories.running
+        pruner.trajectories.running = self._exchange.running(running, self.sampler)
+        self._exchange.has_news = False
         try:
             pruner.close_epoch(epoch, reference, skips_bad)
         except BadLossError as error:
@@ -191,29 +193,16 @@ class FitSession:
     def _reference_loss(self) -> Tensor | None:
         if self.reference is None:
             return None
-        loss = self.reference.loss(self.trainer, self.module, self._all_reduce)
+        loss = self.reference.loss(self.trainer, self.module, self._exchange.all_reduce)
         if loss is None or bool(loss.isfinite()):
             return loss
         rank_zero_warn(f"{_OWNER}: the reference loss is {loss.item()}; scores leave it out.")
         return None
 
-    @property
-    def _all_reduce(self) -> Callable[[Tensor], Tensor] | None:
-        return None if self._exchange is None else self._exchange.sum
-
-    def _merged_running(self, pruner: Pruner) -> Tensor:
-        """Return the running epoch's losses of all ranks."""
-        running = pruner.trajectories.running
-        # Every rank has recorded something or none has, so all skip the collectives alike.
-        if self._exchange is None or not self._has_unshared or self.sampler is None:
-            return running
-        is_sharded = self.sampler.num_replicas > 1
-        return self._exchange.merged(running, self.sampler.order, is_sharded)
-
     def close_validation(self) -> None:
         """End a validation pass, which may be the reference."""
         if self.reference is not None:
-            self.reference.close_validation(self.module.device, self._all_reduce)
+            self.reference.close_validation(self.module.device, self._exchange.all_reduce)
 
     def _decide(self, pruner: Pruner, epoch: int) -> None:
         trainer = self.trainer
@@ -221,22 +210,18 @@ class FitSession:
         progress = progress_after_epoch(
             epoch, trainer.max_epochs, trainer.global_step, steps, trainer.max_steps
         )
-        if pruner.decide(epoch, progress).is_fallback:
-            rank_zero_warn(
-                f"{_OWNER}: {type(pruner.policy).__name__} kept no sample for epoch {epoch}; "
-                "that epoch trains on all of them."
-            )
+        if (warning := pruner.decide(epoch, progress).warning(pruner.policy)) is not None:
+            rank_zero_warn(f"{_OWNER}: {warning}")
 
     def state_dict(self, pruner: Pruner) -> dict[str, Any]:
         """Return the pruner's state, of all ranks, and what a resume needs beside it."""
-        state = pruner.state_dict()
-        state["trajectories"]["running"] = self._merged_running(pruner).clone()
-        return {**state, **self.extra_state()}
+        running = self._exchange.running(pruner.trajectories.running, self.sampler)
+        return {**pruner.state_dict(running), **self.extra_state()}
 
     def extra_state(self) -> dict[str, Any]:
         """Return what a resume needs beside the pruner's state."""
         return {
-            "world_size": self.trainer.world_size,
+            **self._exchange.layout(),
             "reference": None if self.reference is None else self.reference.state_dict(),
             "lr": None if self._lr is None else self._lr.state_dict(),
             "rng": None if self._generator is None else collect_rng_states(),

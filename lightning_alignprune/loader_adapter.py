@@ -14,6 +14,7 @@ from torch.utils.data import (
 )
 
 from lightning_alignprune import _trainer_access as access
+from lightning_alignprune.rank_exchange import RankExchange
 from lightning_alignprune.sampler import PrunedSampler, describe
 
 _OWNER = "DynamicPruningCallback"
@@ -96,11 +97,14 @@ def check_installed(loaders: list[Any], sampler: PrunedSampler | None) -> DataLo
     return loader
 
 
-def sampler_for(loader: DataLoader[Any], seed: int) -> PrunedSampler:
+def sampler_for(loader: DataLoader[Any], seed: int, exchange: RankExchange) -> PrunedSampler:
     """Make the sampler that draws like the loader's own, for this rank.
 
     A random sampler becomes our epoch-seeded permutation, a sequential one stays in order, a
     user's own sampler keeps drawing in its order and pruned samples are left out of what it draws.
+
+    Raises:
+        MisconfigurationException: If the samples cannot be dealt out as a fixed partition asks.
     """
     batch_sampler = loader.batch_sampler
     assert isinstance(batch_sampler, BatchSampler)
@@ -118,8 +122,13 @@ def sampler_for(loader: DataLoader[Any], seed: int) -> PrunedSampler:
         shuffle = True
     elif type(sampler) not in (SequentialSampler, DistributedSampler):
         base = sampler
+    num_samples = len(loader.dataset)  # type: ignore[arg-type]
+    share = exchange.share(num_samples)
+    if not share.is_whole:
+        _check_dealt_out(share.num_ranks, num_replicas, base)
+        num_replicas, rank = 1, 0  # the share is this rank's part
     return PrunedSampler(
-        len(loader.dataset),  # type: ignore[arg-type]
+        num_samples,
         shuffle=shuffle,
         seed=seed,
         batch_size=batch_sampler.batch_size,
@@ -127,7 +136,24 @@ def sampler_for(loader: DataLoader[Any], seed: int) -> PrunedSampler:
         num_replicas=num_replicas,
         rank=rank,
         base=base,
+        share=share,
     )
+
+
+def _check_dealt_out(num_ranks: int, num_replicas: int, base: Any) -> None:
+    remedy = "Use partition='replicated'."
+    if base is not None:
+        raise _refused(
+            "no sampler of your own with partition='fixed', where a rank draws its own share only",
+            describe(base),
+            remedy,
+        )
+    if num_replicas != num_ranks:
+        raise _refused(
+            f"partition='fixed' to deal the samples out over {num_ranks} ranks",
+            f"use_distributed_sampler=False or a sampler of {num_replicas} replicas",
+            f"Leave use_distributed_sampler at True. {remedy}",
+        )
 
 
 def in_index_order(loader: DataLoader[Any]) -> DataLoader[Any]:

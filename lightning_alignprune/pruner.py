@@ -10,6 +10,7 @@ from lightning_alignprune.functional.selection import Selection, draw_fixed_coun
 from lightning_alignprune.policies import Policy, SelectionContext
 from lightning_alignprune.schedule import PruningSchedule
 from lightning_alignprune.scores import Score
+from lightning_alignprune.share import Share
 from lightning_alignprune.signals import Signal
 from lightning_alignprune.trajectories import LossTrajectories, StorageDtype
 
@@ -36,6 +37,7 @@ class Pruner:
         device: Where trajectories and scores live.
         dtype: Storage type of closed rows.
         keep_history: Keep the rows of all epochs, whatever the score needs.
+        share: The samples whose losses are kept here; None for all.
     """
 
     def __init__(
@@ -49,14 +51,16 @@ class Pruner:
         device: torch.device | str = "cpu",
         dtype: StorageDtype = "float32",
         keep_history: bool = False,
+        share: Share | None = None,
     ) -> None:
         self.signal, self.score, self.policy, self.schedule = signal, score, policy, schedule
         self.seed = seed
         windows = (score.window, policy.window)
         window = None if keep_history or None in windows else max(w for w in windows if w)
         keep_best = score.gate == "reference"
-        self.trajectories = LossTrajectories(num_samples, window, device, dtype, keep_best)
-        self.indices = torch.arange(num_samples, device=device)
+        self.share = share or Share(num_samples)
+        self.trajectories = LossTrajectories(self.share.num_own, window, device, dtype, keep_best)
+        self.indices = self.share.indices(device)
         self.decision = Decision(0, None)
         self.num_selections = 0
         self.num_trained = 0
@@ -82,25 +86,26 @@ class Pruner:
             BadLossError: If a loss is NaN or infinite and ``skip_bad`` is off.
 
         Note:
-            One host synchronisation.
+            One host synchronisation; with several shares one collective.
         """
         running = self.trajectories.running
         bad = running.isinf()
         seen = ~running.isnan()
         num_bad: int
         num_seen: int
-        num_bad, num_seen = torch.stack([bad.sum(), seen.sum()]).tolist()
+        num_bad, num_seen = self.share.total(torch.stack([bad.sum(), seen.sum()])).tolist()
         if num_bad and not skip_bad:
-            first = int(bad.nonzero()[0])
+            here = self.indices[bad]
+            which = f"first for sample {int(here[0])}" if len(here) else "all on other ranks"
             raise BadLossError(
                 f"expected finite losses, got NaN or inf for {num_bad} sample(s) in epoch {epoch}, "
-                f"first for sample {first}. Look at that sample and at the learning rate, or pass "
+                f"{which}. Look at that sample and at the learning rate, or pass "
                 "on_nonfinite_loss='skip' to treat such losses as not observed."
             )
         if num_bad:
             running[bad] = torch.nan
         self.num_trained += num_seen
-        self.num_possible += self.trajectories.num_samples
+        self.num_possible += self.share.num_samples
         # Most signals keep the raw row; then nobody has to work out every sample's last loss.
         is_plain = type(self.signal).close_epoch is Signal.close_epoch
         self.trajectories.close_epoch(
@@ -128,25 +133,26 @@ class Pruner:
                 self.seed,
                 self.indices,
                 self.trajectories,
+                self.share.all_reduce,
                 easy_end=self.score.easy_end,
             )
             selection = self.policy.select(scores, context)
             self.num_selections += 1
         elif finishing and self.finish == "partial":
             selection = self._random_share(epoch)
-        self.decision = checked(Decision(epoch, selection, scores), self.policy)
+        self.decision = checked(Decision(epoch, selection, scores), self.policy, self.share)
         return self.decision
 
     def _random_share(self, epoch: int) -> Selection:
-        num_samples = self.trajectories.num_samples
         return Selection(
             draw_fixed_count(
-                torch.ones(num_samples, dtype=torch.bool, device=self.indices.device),
-                int(self.policy.keep_fraction * num_samples),
+                torch.ones_like(self.indices, dtype=torch.bool),
+                int(self.policy.keep_fraction * self.share.num_samples),
                 self.indices,
                 self.seed,
                 epoch,
                 stream=_FINISH_STREAM,
+                all_reduce=self.share.all_reduce,
             )
         )
 
@@ -157,30 +163,45 @@ class Pruner:
 
     def metrics(self) -> dict[str, float | Tensor]:
         """Return what is worth logging about the newest decision and the run so far."""
-        num_samples = self.trajectories.num_samples
-        selection, scores = self.decision.selection, self.decision.scores
-        num_kept = num_samples if selection is None else int(selection.kept.sum())
+        num_samples, scores = self.share.num_samples, self.decision.scores
+        is_all = self.decision.selection is None
+        num_kept = num_samples if is_all else sum(self.decision.counts)
         values: dict[str, float | Tensor] = {
             "kept_fraction": num_kept / num_samples,
             "num_kept": float(num_kept),
             "pruned_share_so_far": 1.0 - self.num_trained / max(1, self.num_possible),
         }
-        if scores is not None and not scores.isnan().all():
-            values["score_mean"] = scores.nanmean()
+        if not self.share.is_whole:
+            values["left_out_fraction"] = 0.0 if is_all else self.decision.left_out_fraction
+        if scores is not None:
+            defined = (~scores.isnan()).sum(dtype=torch.float64)
+            total, count = self.share.total(torch.stack([scores.nansum().double(), defined]))
+            if count:
+                values["score_mean"] = (total / count).float()
         return values
 
-    def state_dict(self) -> dict[str, Any]:
-        """Return tensors and primitives only."""
+    def state_dict(self, running: Tensor | None = None) -> dict[str, Any]:
+        """Return tensors and primitives only; over several shares only rank 0 gets the whole.
+
+        Args:
+            running: The running row to save, of all ranks; None for this process's own.
+        """
         selection = self.decision.selection
+        trajectories = self.trajectories.state_dict()
+        if running is not None:
+            trajectories["running"] = running.clone()
+        per_sample = {
+            "signal": self.signal.state_dict(),
+            "policy": self.policy.state_dict(),
+            "kept": None if selection is None else selection.kept,
+            "weights": None if selection is None else selection.weights,
+        }
         return {
             "version": STATE_VERSION,
             "made_by": self._made_by(),
-            "trajectories": self.trajectories.state_dict(),
-            "signal": self.signal.state_dict(),
-            "policy": self.policy.state_dict(),
+            "trajectories": self.share.gathered_trajectories(trajectories),
+            **self.share.gathered(per_sample),
             "epoch": self.decision.epoch,
-            "kept": None if selection is None else selection.kept,
-            "weights": None if selection is None else selection.weights,
             "num_selections": self.num_selections,
             "num_trained": self.num_trained,
             "num_possible": self.num_possible,
@@ -212,15 +233,17 @@ class Pruner:
                 f"expected the checkpoint's {was}, got {now}. Resume with the same objects, or "
                 "start a new run from the weights alone."
             )
-        self.trajectories.load_state_dict(state["trajectories"])
-        self.signal.load_state_dict(state["signal"])
-        self.policy.load_state_dict(state["policy"])
+        own = self.share.own
+        self.trajectories.load_state_dict(self.share.own_trajectories(state["trajectories"]))
+        self.signal.load_state_dict(own(state["signal"]))
+        self.policy.load_state_dict(own(state["policy"]))
         device = self.indices.device
-        kept, weights = state["kept"], state["weights"]
-        selection = None
+        kept, weights = own(state["kept"]), own(state["weights"])
+        self.decision = Decision(state["epoch"], None)
         if kept is not None:
-            selection = Selection(kept.to(device), None if weights is None else weights.to(device))
-        self.decision = Decision(state["epoch"], selection)
+            weights = None if weights is None else weights.to(device)
+            self.decision.selection = Selection(kept.to(device), weights)
+            self.decision.counts = self.share.counts(kept.sum().to(device))
         self.num_selections = state["num_selections"]
         self.num_trained = state["num_trained"]
         self.num_possible = state["num_possible"]

@@ -1,28 +1,77 @@
-"""What ranks tell each other: once per epoch, never per step.
+"""What ranks tell each other: at the epoch end, never per step.
 
 Legend: ``R`` ranks, ``L`` samples per rank and epoch, ``N`` samples.
 """
 
+from collections.abc import Callable
+from typing import Any, Literal
+
 from lightning.pytorch import Trainer
+from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.utilities.rank_zero import rank_zero_warn
 from torch import Tensor
+
+from lightning_alignprune.policies import Policy
+from lightning_alignprune.pseudo_clean import PseudoClean
+from lightning_alignprune.sampler import PrunedSampler
+from lightning_alignprune.share import Share
+
+Partition = Literal["replicated", "fixed"]
+PARTITIONS: tuple[Partition, ...] = ("replicated", "fixed")
 
 
 class RankExchange:
     """Merge over ranks through the Trainer's own collectives; every rank must call alike.
 
     Args:
-        trainer: The running Trainer.
+        trainer: The running Trainer; with one process nothing is exchanged.
+        partition: ``"replicated"``: every rank keeps the losses of all samples and they travel once
+            per epoch. ``"fixed"``: each rank keeps those of its share, and no losses travel.
+
+    Attributes:
+        has_news: Whether something was recorded since the last exchange.
     """
 
-    def __init__(self, trainer: Trainer) -> None:
+    def __init__(self, trainer: Trainer, partition: Partition = "replicated") -> None:
         self._strategy = trainer.strategy
+        self._num_ranks, self._rank = trainer.world_size, trainer.global_rank
+        self._is_fixed = partition == "fixed" and self._num_ranks > 1
+        self.has_news = False
+
+    @property
+    def all_reduce(self) -> Callable[[Tensor], Tensor] | None:
+        """:meth:`sum`, or None with one process."""
+        return self.sum if self._num_ranks > 1 else None
+
+    def share(self, num_samples: int) -> Share:
+        """Return the samples that this rank keeps losses of.
+
+        Raises:
+            MisconfigurationException: If a rank would have none.
+        """
+        if not self._is_fixed:
+            return Share(num_samples)
+        if num_samples < self._num_ranks:
+            raise _error(
+                "a sample for every rank",
+                f"{num_samples} on {self._num_ranks} ranks",
+                "Use partition='replicated'.",
+            )
+        return Share(num_samples, self._num_ranks, self._rank, self.sum)
 
     def sum(self, value: Tensor) -> Tensor:
-        """Sum a tensor over ranks: one collective."""
-        total = self._strategy.reduce(value.to(self._strategy.root_device), reduce_op="sum")
+        """Sum a tensor over ranks: one collective. ``value`` itself stays as it is."""
+        sent = value.to(self._strategy.root_device, copy=True)
+        total = self._strategy.reduce(sent, reduce_op="sum")
         assert isinstance(total, Tensor)
         return total.to(value.device)
+
+    def running(self, running: Tensor, sampler: PrunedSampler | None) -> Tensor:
+        """Return the running row as it is to be kept here: merged, unless shares are fixed."""
+        # Every rank has recorded something or none has, so all skip the collectives alike.
+        if self._num_ranks == 1 or self._is_fixed or not self.has_news or sampler is None:
+            return running
+        return self.merged(running, sampler.order, sampler.num_replicas > 1)
 
     def merged(self, running: Tensor, order: Tensor, is_sharded: bool) -> Tensor:
         """Return the running row with the losses of all ranks: two collectives.
@@ -51,11 +100,51 @@ class RankExchange:
         merged[every_index[observed]] = every_loss[observed]
         return merged
 
+    def layout(self) -> dict[str, Any]:
+        """Say how the samples are dealt out, for the checkpoint."""
+        return {
+            "world_size": self._num_ranks,
+            "partition": "fixed" if self._is_fixed else "replicated",
+        }
 
-def warn_of_other_world_size(saved: int, now: int) -> None:
-    """Warn if a run goes on in mid-epoch on another number of processes than it was saved on."""
-    if saved != now:
-        rank_zero_warn(
-            f"DynamicPruningCallback: resumed in mid-epoch on {now} instead of {saved} processes; "
-            "some samples of this epoch train twice or not at all. The next epoch is whole again."
+    def warn_of_other_layout(self, state: dict[str, Any]) -> None:
+        """Warn if a run goes on in mid-epoch with another layout than it was saved with."""
+        now, change = self.layout(), None
+        before = state.get("world_size", 1)
+        if before != now["world_size"]:
+            change = f"on {now['world_size']} instead of {before} processes"
+        elif state.get("partition", "replicated") != now["partition"]:
+            change = f"with partition={now['partition']!r}, which it was not saved with"
+        if change is not None:
+            rank_zero_warn(
+                f"DynamicPruningCallback: resumed in mid-epoch {change}; some samples of this "
+                "epoch train twice or not at all. The next epoch is whole again."
+            )
+
+
+def check_fixed(policy: Policy, reference: object) -> None:
+    """Refuse what needs the losses of all samples in one place.
+
+    Raises:
+        MisconfigurationException: Naming the policy or reference, and the way out.
+    """
+    if not policy.works_on_shares:
+        raise _error(
+            "a policy that works on shares with partition='fixed'",
+            f"{type(policy).__name__}, which may need the scores of all samples",
+            "Use partition='replicated', or set works_on_shares = True on the policy if it adds up "
+            "over ranks with context.all_reduce.",
         )
+    if reference == "pseudo" or isinstance(reference, PseudoClean):
+        name = reference if isinstance(reference, str) else type(reference).__name__
+        raise _error(
+            "a reference apart from the training set with partition='fixed'",
+            f"reference={name!r}, which ranks the losses of all training samples",
+            "Pass a clean reference set or reference='validation', or use partition='replicated'.",
+        )
+
+
+def _error(expected: str, got: str, remedy: str) -> MisconfigurationException:
+    return MisconfigurationException(
+        f"DynamicPruningCallback: expected {expected}, got {got}. {remedy}"
+    )

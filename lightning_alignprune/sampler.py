@@ -15,6 +15,7 @@ from typing_extensions import override
 
 from lightning_alignprune._checks import check_number
 from lightning_alignprune.functional.draws import draw_seed
+from lightning_alignprune.share import Share
 
 _ITER_CHUNK = 1 << 16
 
@@ -25,7 +26,8 @@ class PrunedSampler(Sampler[int]):
     With ``shuffle`` the kept samples are permuted, else they come in index order. With ``base``, a
     sampler of the user's, they come in the order in which it draws, and what is pruned is left
     out. Over ranks the one global order is made first and dealt out after: equal lengths, disjoint
-    shards, and at most R - 1 samples left out, other ones each epoch.
+    shards, and at most R - 1 samples left out, other ones each epoch. With ``share`` the kept
+    samples of that share are drawn instead, as many of them as on every other rank.
 
     A pruned epoch never ends in a batch of a single sample, at which BatchNorm would fail: one
     sample per rank is left out instead.
@@ -42,6 +44,7 @@ class PrunedSampler(Sampler[int]):
         num_replicas: R.
         rank: This process's rank, in [0, R).
         base: A sampler whose draws are filtered, instead of all N samples.
+        share: The samples that this rank may draw; None for all.
 
     Raises:
         ValueError: If a number is out of range.
@@ -65,6 +68,7 @@ class PrunedSampler(Sampler[int]):
         num_replicas: int = 1,
         rank: int = 0,
         base: Iterable[int] | None = None,
+        share: Share | None = None,
     ) -> None:
         owner = "PrunedSampler"
         for name, value in (("num_samples", num_samples), ("batch_size", batch_size)):
@@ -87,10 +91,12 @@ class PrunedSampler(Sampler[int]):
         self.num_replicas = num_replicas
         self.rank = rank
         self.base = base
+        self.share = share or Share(num_samples)
         self.epoch = 0
         self.skip_batches = 0
         self._armed = False
         self._pending: Tensor | None = None
+        self._num_drawn: int | None = None
         self._order: Tensor | None = None
 
     @property
@@ -106,23 +112,34 @@ class PrunedSampler(Sampler[int]):
                 self._order = self._shard(self._global_order())
         return self._order
 
+    @property
+    def rows(self) -> Tensor:
+        """The rows of the loss trajectories that belong to :attr:`order`."""
+        return self.share.rows_of(self.order)
+
     def arm(self) -> None:
         """Let selections take effect from now on, starting with the current epoch's."""
         self._armed = True
         self._order = None
 
-    def select(self, kept: Tensor | None) -> None:
-        """Set the samples of the epochs to come, shape (N,), bool; None for all.
+    def select(self, kept: Tensor | None, num_drawn: int | None = None) -> None:
+        """Set the samples of the epochs to come.
+
+        Args:
+            kept: Shape (N,), or (n,) with a share, bool; None for all.
+            num_drawn: With a share, how many of them each rank draws.
 
         Raises:
             ValueError: If the shape or dtype is wrong.
         """
-        if kept is not None and (kept.shape != (self.num_samples,) or kept.dtype != torch.bool):
+        num_own = self.share.num_own
+        if kept is not None and (kept.shape != (num_own,) or kept.dtype != torch.bool):
             raise ValueError(
-                f"PrunedSampler: expected a selection of shape ({self.num_samples},) and dtype "
+                f"PrunedSampler: expected a selection of shape ({num_own},) and dtype "
                 f"bool, got {tuple(kept.shape)} and {kept.dtype}. One entry per sample."
             )
         self._pending = None if kept is None else kept.cpu()
+        self._num_drawn = num_drawn
 
     def set_epoch(self, epoch: int) -> None:
         """Start the order of ``epoch`` with the newest selection; all ranks must call it alike."""
@@ -143,9 +160,16 @@ class PrunedSampler(Sampler[int]):
         if self.base is not None:
             order = self._draw_base(self.base)
             return order if kept is None else order[kept[order]]
-        order = torch.arange(self.num_samples) if kept is None else kept.nonzero().squeeze(1)
+        if not self.share.is_whole:
+            order = self.share.indices() if kept is None else self.share.indices()[kept]
+        elif kept is None:
+            order = torch.arange(self.num_samples)
+        else:
+            order = kept.nonzero().squeeze(1)
         if self.shuffle:
-            generator = torch.Generator().manual_seed(draw_seed(self.seed, self.epoch))
+            # Neighbours have different owners: one permutation for all would batch them together.
+            seed = draw_seed(self.seed, self.epoch, self.share.rank)
+            generator = torch.Generator().manual_seed(seed)
             order = order[torch.randperm(len(order), generator=generator)]
         return order
 
@@ -165,8 +189,13 @@ class PrunedSampler(Sampler[int]):
         return order
 
     def _shard(self, order: Tensor) -> Tensor:
-        length = len(order) // self.num_replicas
         is_pruned = self._armed and self._pending is not None
+        if self.share.is_whole:
+            length = len(order) // self.num_replicas
+        elif is_pruned and self._num_drawn is not None:
+            length = self._num_drawn
+        else:
+            length = self.num_samples // self.share.num_ranks
         if (
             is_pruned
             and not self.drop_last

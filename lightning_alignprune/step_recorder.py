@@ -46,13 +46,13 @@ class StepRecorder:
     def arm(
         self, sampler: PrunedSampler, batch_idx: int, weights: Tensor | None, device: torch.device
     ) -> None:
-        """Prepare for batch ``batch_idx``; ``weights`` has shape (N,) or is None.
+        """Prepare for batch ``batch_idx``; ``weights`` has an entry per row kept here, or is None.
 
         The epoch's order goes to the device once, so that a batch costs two slices.
         """
         if self._epoch_order is not sampler.order:
             self._epoch_order = sampler.order
-            self._order = sampler.order.to(device)
+            self._order = sampler.rows.to(device)
             self._order_weights = None if weights is None else weights[self._order]
         part = slice(batch_idx * sampler.batch_size, (batch_idx + 1) * sampler.batch_size)
         self._indices = self._order[part]

@@ -15,6 +15,7 @@ class _Bandit(Policy):
     """Keep moving averages of each sample's score; subclasses choose by them."""
 
     finish = "selected"
+    works_on_shares = True
 
     def __init__(self, prune_fraction: float, newest_share: float) -> None:
         owner = type(self).__name__

@@ -22,7 +22,7 @@ class SelectionContext:
         num_selections: How many selections this run made before this one.
         seed: Seed of the run's draws.
         indices: Shape (N,), int64, data-set indices of the scored samples.
-        trajectories: The recorded losses.
+        trajectories: The recorded losses of these samples.
         all_reduce: Sums a tensor over the ranks that each hold a share of the samples; None when
             this process holds them all.
         easy_end: At which end of the scores the easy samples are.
@@ -55,11 +55,15 @@ class Policy(ABC):
         keep_fraction: Share of samples that a ``"partial"`` finish draws each epoch.
         window: How many of the last epochs' losses :meth:`select` reads from the trajectories
             itself; None for all.
+        works_on_shares: Whether :meth:`select` gives the same selection when each rank calls it
+            with the scores of its own samples only, adding up over ranks with
+            ``context.all_reduce``. Needed for ``partition="fixed"``.
     """
 
     finish: Finish = "full"
     keep_fraction: float = 1.0
     window: int | None = 1
+    works_on_shares: bool = False
 
     @abstractmethod
     def select(self, scores: Tensor, context: SelectionContext) -> Selection:

@@ -38,6 +38,7 @@ class IES(Policy):
     """
 
     finish = "selected"
+    works_on_shares = True
 
     def __init__(self, threshold: float = 1e-3, revisit_epochs: int = 10) -> None:
         owner = "IES"

@@ -35,6 +35,7 @@ class InfoBatch(Policy):
     """
 
     finish = "full"
+    works_on_shares = True
 
     def __init__(
         self,

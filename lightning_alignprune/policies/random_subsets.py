@@ -53,6 +53,7 @@ class DynamicRandom(Policy):
     """
 
     finish = "selected"
+    works_on_shares = True
 
     def __init__(self, prune_fraction: float = 0.5) -> None:
         _check_fraction("DynamicRandom", prune_fraction)
@@ -84,6 +85,7 @@ class StaticSubset(Policy):
     """
 
     finish = "selected"
+    works_on_shares = True
 
     def __init__(self, prune_fraction: float = 0.5, indices: Sequence[int] | None = None) -> None:
         owner = "StaticSubset"

@@ -43,6 +43,7 @@ class SeTa(Policy):
     """
 
     finish = "partial"
+    works_on_shares = True
 
     def __init__(
         self,

@@ -35,8 +35,6 @@ class Recorder(Checkpoint):
 
     def on_train_start(self, trainer, pl_module):
         exchange = trainer.callbacks[0]._session._exchange
-        if exchange is None:
-            return
         for name in ("sum", "merged"):
             original = getattr(exchange, name)
 
