@@ -14,6 +14,11 @@ def ordered_keys(values: Tensor) -> Tensor:
     return _flip(values.view(torch.int64 if values.dtype == torch.float64 else torch.int32))
 
 
+def from_keys(keys: Tensor) -> Tensor:
+    """Turn integer keys of float32 values, of any integer type, back into these values."""
+    return _flip(keys.to(torch.int32)).view(torch.float32)
+
+
 def _flip(bits: Tensor) -> Tensor:
     # IEEE floats are sign and magnitude: as integers the negative ones are in reverse order.
     num_bits = bits.element_size() * 8

@@ -74,11 +74,6 @@ def test_seta_drops_its_random_share_and_finishes_on_one():
     assert policy.keep_fraction == pytest.approx(0.9)
 
 
-def test_seta_needs_all_scores():
-    with pytest.raises(NotImplementedError, match="expected one process"):
-        SeTa().select(torch.rand(9), context(9, all_reduce=lambda t: t))
-
-
 def test_dynamic_random_keeps_an_exact_count_anew_each_epoch():
     policy = DynamicRandom(0.3)
     kept = [policy.select(torch.zeros(10), context(10, epoch=e)).kept for e in range(2_000)]
