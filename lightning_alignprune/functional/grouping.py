@@ -41,10 +41,9 @@ def optimal_cuts(scores: Tensor, num_groups: int) -> Tensor:
         tensor([5., 9.])
 
     Note:
-        One sort and two prefix sums, O(N log N); about 40 bytes of extra memory a
-        score. The search itself hardly depends on N but grows with k: meant for k up to some
-        dozens. It runs on the CPU whatever the device (a copy of N numbers), which keeps
-        the result the same everywhere.
+        One sort and one pass for sums, O(N log N); extra memory is a copy of the scores. The
+        search itself hardly depends on N but grows with k: meant for k up to some dozens. It runs
+        on the CPU whatever the device, which keeps the result the same everywhere.
     """
     check_number(
         "optimal_cuts", "num_groups", num_groups, low=1, integer=True, remedy="One group keeps all."
@@ -54,22 +53,31 @@ def optimal_cuts(scores: Tensor, num_groups: int) -> Tensor:
             f"optimal_cuts: expected scores of shape (N,), got {tuple(scores.shape)}. "
             "Pass one score per sample."
         )
+    return _cuts_of(_as_floats(scores).clone(), num_groups)
+
+
+def _as_floats(scores: Tensor) -> Tensor:
     values = scores.detach().cpu()
-    values = values if values.dtype == torch.float64 else values.float()
+    return values if values.dtype == torch.float64 else values.float()
+
+
+def _cuts_of(values: Tensor, num_groups: int) -> Tensor:
+    """Do what :func:`optimal_cuts` does with float32 or float64 numbers that may be reordered."""
     # NumPy sorts 32-bit floats in place with vector instructions, thirty times as fast as torch,
     # and puts NaN last; minus infinity comes first.
-    values = values.clone()
-    values.numpy().sort()
     array = values.numpy()
-    start, stop = array.searchsorted(-math.inf, "right"), array.searchsorted(math.inf)
-    values = values[int(start) : int(stop)]
+    array.sort()
+    infinity = array.dtype.type(math.inf)  # of the array's type: of another, all would be converted
+    start, stop = array.searchsorted(-infinity, "right"), array.searchsorted(infinity)
+    values, array = values[start:stop], array[start:stop]
     cuts = torch.full((num_groups - 1,), torch.inf, dtype=values.dtype)
-    if num_groups == 1 or not len(values):
-        return cuts
-    is_new = values[1:] != values[:-1]
-    if int(is_new.sum()) < num_groups:
-        distinct = values[1:][is_new]
-        cuts[: len(distinct)] = distinct[: num_groups - 1]
+    at = 0
+    for group in range(num_groups - 1 if len(array) else 0):
+        at = int(array.searchsorted(array[at], "right"))
+        if at == len(array):
+            return cuts
+        cuts[group] = values[at]
+    if num_groups == 1 or not len(array):
         return cuts
     return values[optimal_positions(values, num_groups)]
 
@@ -149,13 +157,14 @@ def window_selection(
     Note:
         O(N) expected time; see :func:`optimal_cuts`.
     """
-    defined = scores.isfinite()
+    defined = (scores - scores) == 0  # as isfinite, in half the time
     drawn = defined
     if keep_fraction < 1.0:
         count = int(keep_fraction * int(defined.sum()) + 1e-9)
         drawn = draw_fixed_count(defined, count, indices, seed, epoch)
-    # Infinite scores are left out, and filling them in is several times as fast as gathering.
-    cuts = optimal_cuts(torch.where(drawn, scores, torch.inf), num_groups)
+    # NumPy gathers several times as fast as torch.
+    values = _as_floats(scores).numpy().compress(drawn.cpu().numpy())
+    cuts = _cuts_of(torch.from_numpy(values), num_groups)
     is_one_value = num_groups > 1 and bool(cuts[0].isinf())
     if is_one_value:
         positions = drawn.nonzero().squeeze(1)

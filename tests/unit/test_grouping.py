@@ -8,6 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lightning_alignprune.functional import (
+    _sorted_sums,
     group_labels,
     optimal_cuts,
     sliding_window,
@@ -39,9 +40,11 @@ def test_never_worse_than_all_groupings(numbers, k):
     assert inertia <= oracles.least_sum_of_squares(scores, k) + 1e-12 * spread**2
 
 
+@pytest.mark.parametrize("run", [4, 64])  # scores between two stored sums; 64: all are stored
 @pytest.mark.parametrize("k", [2, 3, 7])
 @pytest.mark.parametrize("kind", ["normal", "long tail", "ties", "clumps", "outlier", "even"])
-def test_equals_the_dynamic_programme(kind, k):
+def test_equals_the_dynamic_programme(kind, k, run, monkeypatch):
+    monkeypatch.setattr(_sorted_sums, "_RUN", run)
     generator = torch.Generator().manual_seed(k)
     x = torch.randn(250, generator=generator)
     scores = {
@@ -69,6 +72,30 @@ def test_inertia_is_not_above_scikit_learns(k):
 def test_an_outlier_does_not_spoil_the_sums_of_the_others():
     scores = torch.cat([torch.arange(6.0) // 3 + torch.arange(6.0) * 1e-3, torch.tensor([1e12])])
     assert grouped(scores, 3).tolist() == [0, 0, 0, 1, 1, 1, 2]
+
+
+@pytest.mark.parametrize("sign", [-1, 1])
+def test_an_outlier_does_not_spoil_the_sums_of_its_run(sign):
+    scores = torch.arange(20_000.0) // 5_000 + torch.arange(20_000.0) * 1e-6
+    labels = grouped(torch.cat([scores * sign, torch.tensor([1e12 * sign])]), 5)
+    assert labels.bincount().sort().values.tolist() == [1, *[5_000] * 4]
+
+
+def test_many_scores_are_nearest_to_the_mean_of_their_group():
+    scores = torch.randn(300_000, generator=torch.Generator().manual_seed(0)).exp()
+    cuts = optimal_cuts(scores, 6)
+    labels = group_labels(scores, cuts)
+    means = torch.stack([scores[labels == group].double().mean() for group in range(6)])
+    middles = (means[1:] + means[:-1]) / 2
+    below = torch.stack([scores[scores < cut].max() for cut in cuts])
+    assert bool(((below <= middles) & (middles <= cuts)).all())
+
+
+def test_the_caller_keeps_the_order_of_its_scores():
+    scores = torch.tensor([2.0, 3.0, 1.0])
+    optimal_cuts(scores, 2)
+    select(scores, range(2), k=2)
+    assert scores.tolist() == [2.0, 3.0, 1.0]
 
 
 @given(values, st.integers(1, 4), st.randoms(use_true_random=False))
