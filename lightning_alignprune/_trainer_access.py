@@ -13,9 +13,7 @@ from typing import Any
 import torch
 from lightning.fabric.utilities.distributed import DistributedSamplerWrapper
 from lightning.pytorch import LightningModule, Trainer
-from lightning.pytorch.strategies import DDPStrategy, SingleDeviceStrategy
 from lightning.pytorch.utilities import CombinedLoader
-from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from torch.utils.data import BatchSampler, DataLoader
 
 from lightning_alignprune.sampler import PrunedSampler
@@ -230,20 +228,3 @@ def evaluating(trainer: Trainer) -> Iterator[None]:
             yield
     finally:
         trainer.state.stage = stage
-
-
-def check_trainer(trainer: Trainer) -> None:
-    """Refuse a Lightning or a strategy that cannot work, naming the way out."""
-    loop = trainer.fit_loop
-    names = ("_combined_loader", "_data_fetcher", "epoch_progress", "setup_data")
-    missing = [name for name in names if not hasattr(loop, name)]
-    if missing:
-        raise MisconfigurationException(
-            f"DynamicPruningCallback: this Lightning's fit loop has no {', '.join(missing)}. "
-            "Use lightning >= 2.5, < 3."
-        )
-    if not isinstance(trainer.strategy, (SingleDeviceStrategy, DDPStrategy)):
-        raise MisconfigurationException(
-            "DynamicPruningCallback: expected a single device or a DDP strategy, got "
-            f"{type(trainer.strategy).__name__}, which is not tested yet. Use strategy='ddp'."
-        )

@@ -21,6 +21,7 @@ from lightning_alignprune.sampler import PrunedSampler
 from lightning_alignprune.schedule import PruningSchedule
 from lightning_alignprune.scores import SCORES, Score
 from lightning_alignprune.signals import SIGNALS, Signal
+from lightning_alignprune.trainer_check import check_trainer
 from lightning_alignprune.trajectories import LossTrajectories, StorageDtype
 
 _OWNER = "DynamicPruningCallback"
@@ -155,7 +156,7 @@ class DynamicPruningCallback(Callback):
         if stage != "fit":
             return
         self._release()
-        access.check_trainer(trainer)
+        check_trainer(trainer)
         try:
             self.schedule.check_ends(trainer.max_epochs, trainer.max_steps, self.policy.finish)
         except ValueError as error:

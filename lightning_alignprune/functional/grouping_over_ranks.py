@@ -95,7 +95,7 @@ def window_selection_over_ranks(
         The selection of this rank's samples, without weights.
 
     Note:
-        See :func:`cuts_over_ranks`; the draw before it takes four collectives of 0.5 MB.
+        See :func:`cuts_over_ranks`; the draw before it takes five collectives of 64 kB.
     """
     defined = scores.isfinite()
     drawn, common = defined, (indices, seed, epoch)

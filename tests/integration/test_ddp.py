@@ -67,6 +67,7 @@ def test_one_exchange_per_epoch(tmp_path):
         {"accumulate_grad_batches": 2},
         {"val_check_interval": 0.5},
         {"nodes": 2},
+        {"sync_batchnorm": True},  # without a BatchNorm: that one runs on GPUs only
     ],
     ids=str,
 )
