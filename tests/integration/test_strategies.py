@@ -1,5 +1,8 @@
 """Strategies other than DDP under torchrun: launched by Lightning, sharded, or refused by name."""
 
+import socket
+import subprocess
+import sys
 from functools import partial
 
 import lightning.pytorch as pl
@@ -111,3 +114,20 @@ def test_other_strategies_are_refused_by_name(strategy):
     trainer._accelerator_connector.strategy = strategy.__new__(strategy)
     with pytest.raises(MisconfigurationException, match=f"FSDP2, got {strategy.__name__}, which"):
         check_trainer(trainer)
+
+
+@pytest.mark.slow
+def test_torchrun_on_two_nodes(tmp_path):
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    line = "-m torch.distributed.run --nnodes=2 --nproc-per-node=1 --rdzv-id=test"
+    line += f" --rdzv-backend=c10d --rdzv-endpoint=127.0.0.1:{port}"
+    line += f" -m tests.integration.torchrun_script {tmp_path}"
+    agents = [subprocess.Popen([sys.executable, *line.split()]) for _ in range(2)]
+    try:
+        assert [agent.wait(timeout=150) for agent in agents] == [0, 0]
+    finally:
+        for agent in agents:
+            agent.kill()
+    check_ranks([torch.load(tmp_path / f"rank{r}.pt", weights_only=True) for r in range(2)])
