@@ -13,8 +13,9 @@ from torch import Tensor
 Correlation = Literal["pearson", "cosine"]
 Missing = Literal["observed", "carry"]
 
-# T x chunk temporaries should stay in a CPU core's cache; a GPU wants few launches.
-CHUNK_SAMPLES_CPU, CHUNK_SAMPLES_CUDA = 16_384, 1 << 20
+# T x chunk temporaries should stay in a CPU core's cache, and be small enough that the allocator
+# keeps their memory: fresh pages cost as much as the sums. A GPU wants few launches.
+CHUNK_SAMPLES_CPU, CHUNK_SAMPLES_CUDA = 8_192, 1 << 20
 _MIN_VARIANCE = 1e-12
 
 
