@@ -6,6 +6,8 @@ from functools import partial
 
 import pytest
 import torch
+from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch.loggers import CSVLogger
 from torch.utils.data import WeightedRandomSampler
 
 from tests.conftest import TinyModule
@@ -75,6 +77,19 @@ def test_ranks_agree(tmp_path, kwargs):
     results = fit(tmp_path, 2, **kwargs)
     check_ranks(results, kwargs.get("num_samples", 62))
     assert set(results[0]["validated"]) == set(range(EPOCHS))
+
+
+def test_logging_and_checkpoints_on_two_ranks(tmp_path):
+    saving = partial(ModelCheckpoint, tmp_path, monitor="pruning/kept_fraction", save_top_k=-1)
+    logger = CSVLogger(tmp_path, name="", version="log")
+    results = fit(tmp_path, 2, logger=logger, log_every_n_steps=1, extra=[saving])
+    check_ranks(results)
+    assert len(list(tmp_path.glob("*.ckpt"))) == EPOCHS
+    lines = (tmp_path / "log" / "metrics.csv").read_text().splitlines()
+    column = lines[0].split(",").index("pruning/kept_fraction")
+    logged = [float(value) for line in lines[1:] if (value := line.split(",")[column])]
+    kept = [1.0 if kept is None else float(kept.float().mean()) for kept in results[0]["kept"]]
+    assert logged == pytest.approx(kept)
 
 
 def test_a_users_sampler_over_ranks(tmp_path):

@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 from torch.utils.data import BatchSampler, SubsetRandomSampler, WeightedRandomSampler
 
 from lightning_alignprune import PrunedSampler
+from lightning_alignprune.share import Share
 
 
 def make(num_samples=40, kept=None, epoch=3, **kwargs):
@@ -159,3 +160,41 @@ def test_an_epoch_that_would_be_empty_draws_everything():
     on_two_ranks = make(kept=torch.arange(40) == 3, num_replicas=2)
     with pytest.warns(UserWarning, match="nothing kept would be drawn"):
         assert len(on_two_ranks) == 20
+
+
+def shares_of(num_samples, ranks, **kwargs):
+    shares = [Share(num_samples, ranks, rank, lambda value: value) for rank in range(ranks)]
+    return [PrunedSampler(num_samples, batch_size=4, share=share, **kwargs) for share in shares]
+
+
+@pytest.mark.parametrize("shuffle", [True, False])
+def test_shares_are_drawn_evenly_and_what_is_left_out_changes(shuffle):
+    kept = torch.rand(101, generator=torch.Generator().manual_seed(0)) < 0.7
+    samplers = shares_of(101, 3, shuffle=shuffle)
+    fewest = min(int(kept[rank::3].sum()) for rank in range(3))
+    left_out = []
+    for epoch in range(1, 40):
+        drawn = []
+        for rank, sampler in enumerate(samplers):
+            sampler.arm()
+            sampler.select(kept[rank::3], fewest)
+            sampler.set_epoch(epoch)
+            assert torch.equal(sampler.rows, sampler.order // 3)
+            assert (sampler.order % 3 == rank).all()
+            drawn.append(sampler.order)
+        assert {len(order) for order in drawn} == {fewest - (fewest % 4 == 1)}
+        union = torch.cat(drawn)
+        assert kept[union].all()
+        assert len(union.unique()) == len(union)
+        left_out.append(kept.clone().index_fill_(0, union, False))
+    missed = torch.stack(left_out).sum(0)
+    assert (missed[~kept] == 0).all()
+    assert int(missed.max()) < 39, "a sample was never drawn"
+    assert not torch.equal(left_out[0], left_out[1])
+
+
+def test_ranks_permute_their_shares_differently():
+    # With one permutation for all, neighbours in the data set would train in the same step.
+    first, second = (sampler.order for sampler in shares_of(400, 2))
+    assert int((first + 1 == second).sum()) < 20
+    assert len(first) == len(second) == 200
