@@ -2,6 +2,7 @@
 
 from importlib.metadata import version
 
+from lightning_alignprune.calibrated_loss import CalibratedLoss
 from lightning_alignprune.callback import DynamicPruningCallback
 from lightning_alignprune.functional import Selection
 from lightning_alignprune.policies import (
@@ -10,16 +11,18 @@ from lightning_alignprune.policies import (
     DynamicRandom,
     EpsilonGreedy,
     InfoBatch,
+    MixtureCut,
     Policy,
     SelectionContext,
     SeTa,
     StaticSubset,
 )
 from lightning_alignprune.pseudo_clean import PseudoClean, PseudoModerate
+from lightning_alignprune.reference_rank import ReferenceRank
 from lightning_alignprune.sampler import PrunedSampler
 from lightning_alignprune.schedule import PruningSchedule
 from lightning_alignprune.scores import DynamicAlignment, LastLoss, MeanLoss, Score
-from lightning_alignprune.signals import BatchLoss, SampleLoss, Signal
+from lightning_alignprune.signals import BatchLoss, ReferenceSamples, SampleLoss, Signal
 from lightning_alignprune.trajectories import LossTrajectories
 
 __version__ = version("lightning-alignprune")
@@ -28,6 +31,7 @@ __all__ = [
     "IES",
     "UCB",
     "BatchLoss",
+    "CalibratedLoss",
     "DynamicAlignment",
     "DynamicPruningCallback",
     "DynamicRandom",
@@ -36,11 +40,14 @@ __all__ = [
     "LastLoss",
     "LossTrajectories",
     "MeanLoss",
+    "MixtureCut",
     "Policy",
     "PrunedSampler",
     "PruningSchedule",
     "PseudoClean",
     "PseudoModerate",
+    "ReferenceRank",
+    "ReferenceSamples",
     "SampleLoss",
     "Score",
     "SeTa",

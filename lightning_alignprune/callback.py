@@ -16,11 +16,14 @@ from lightning_alignprune.policies import POLICIES, Policy
 from lightning_alignprune.pruner import Decision, Pruner
 from lightning_alignprune.pseudo_clean import PseudoClean
 from lightning_alignprune.rank_exchange import PARTITIONS, Partition, check_fixed
-from lightning_alignprune.reference_set import PSEUDO, VALIDATION, ReferenceSet
+from lightning_alignprune.reference_checks import VALIDATION
+from lightning_alignprune.reference_set import PSEUDO, ReferenceSet
+from lightning_alignprune.registry import SCORES, SIGNALS
+from lightning_alignprune.robust_preset import robust_settings
 from lightning_alignprune.sampler import PrunedSampler
 from lightning_alignprune.schedule import PruningSchedule
-from lightning_alignprune.scores import SCORES, Score
-from lightning_alignprune.signals import SIGNALS, Signal
+from lightning_alignprune.scores import Score
+from lightning_alignprune.signals import Signal
 from lightning_alignprune.trainer_check import check_trainer
 from lightning_alignprune.trajectories import LossTrajectories, StorageDtype
 
@@ -120,6 +123,38 @@ class DynamicPruningCallback(Callback):
         self._loaded: dict[str, Any] | None = None
         self._extra: dict[str, Any] = {}
 
+    @classmethod
+    def robust(
+        cls,
+        reference: DataLoader[Any]
+        | Dataset[Any]
+        | PseudoClean
+        | Literal["validation", "pseudo"]
+        | None = None,
+        **settings: Any,
+    ) -> "DynamicPruningCallback":
+        """Make the callback for wrong labels and a few hundred clean ones.
+
+        ``CalibratedLoss`` recorded, ``ReferenceRank`` over ten epochs as score, ``MixtureCut`` as
+        policy, from epoch 5 on and to the end. On 20 Newsgroups it came close to an oracle that
+        drops exactly the wrong labels, at half of the sample passes or less, and above early
+        stopping; on small images it gained little. The page on the robust preset has the numbers,
+        and says where it falls short.
+
+        With ``reference="pseudo"`` there are no clean labels to fit to: then the plain loss is
+        recorded, its mean over ten epochs is the score, and two Gaussians make the cut.
+
+        Args:
+            reference: As in the class. Clean samples, a few hundred, held out of training.
+            **settings: Any argument of the class, instead of the preset's.
+
+        Example:
+            >>> callback = DynamicPruningCallback.robust()
+            >>> type(callback.signal).__name__, type(callback.policy).__name__
+            ('CalibratedLoss', 'MixtureCut')
+        """
+        return cls(**{"reference": reference, **robust_settings(reference), **settings})
+
     @property
     def trajectories(self) -> LossTrajectories:
         """The recorded losses; available from the first epoch on.
@@ -176,8 +211,9 @@ class DynamicPruningCallback(Callback):
                 self.reference,
                 trainer,
                 pl_module,
-                self.score.needs_reference,
-                self.signal.plain_loss,
+                self.signal,
+                self.score,
+                self.policy,
             ),
             self.seed,
             None if self._pruner is None else self._pruner.share.num_samples,

@@ -41,6 +41,23 @@ class Decision:
         """Share of the kept samples that is not drawn, so that all ranks draw equally many."""
         return 1.0 - len(self.counts) * min(self.counts) / sum(self.counts) if self.counts else 0.0
 
+    def metrics(self, share: Share) -> dict[str, float | Tensor]:
+        """Return what is worth logging about it; with several shares one collective."""
+        is_all = self.selection is None
+        num_kept = share.num_samples if is_all else sum(self.counts)
+        values: dict[str, float | Tensor] = {
+            "kept_fraction": num_kept / share.num_samples,
+            "num_kept": float(num_kept),
+        }
+        if not share.is_whole:
+            values["left_out_fraction"] = 0.0 if is_all else self.left_out_fraction
+        if self.scores is not None:
+            defined = (~self.scores.isnan()).sum(dtype=torch.float64)
+            total, count = share.total(torch.stack([self.scores.nansum().double(), defined]))
+            if count:
+                values["score_mean"] = (total / count).float()
+        return values
+
     def warning(self, policy: Policy) -> str | None:
         """Say what the user should know about it, or None."""
         name = type(policy).__name__

@@ -20,6 +20,7 @@ from lightning_alignprune.loader_adapter import (
 from lightning_alignprune.lr_alignment import ScheduleAlignment
 from lightning_alignprune.pruner import BadLossError, Pruner
 from lightning_alignprune.rank_exchange import Partition, RankExchange
+from lightning_alignprune.reference_following import follow_reference
 from lightning_alignprune.reference_set import ReferenceSet
 from lightning_alignprune.rng_state import collect_rng_states, restore_rng_states
 from lightning_alignprune.sampler import PrunedSampler
@@ -175,11 +176,15 @@ class FitSession:
             RuntimeError: If a recorded loss is NaN or infinite and ``skips_bad`` is off.
         """
         reference = self._reference_loss()
+        samples = follow_reference(self.reference, pruner.signal, reference, self._exchange)
+        if samples is not None and pruner.signal.needs_logits:
+            reference = samples.losses.mean()  # in the unit of what is recorded
         running = pruner.trajectories.running
         pruner.trajectories.running = self._exchange.running(running, self.sampler)
         self._exchange.has_news = False
         try:
-            pruner.close_epoch(epoch, reference, skips_bad)
+            losses = None if samples is None else samples.losses
+            pruner.close_epoch(epoch, reference, skips_bad, losses)
         except BadLossError as error:
             raise RuntimeError(f"{_OWNER}: {error}") from None
         if self.reference is not None and reference is None:
@@ -193,7 +198,8 @@ class FitSession:
     def _reference_loss(self) -> Tensor | None:
         if self.reference is None:
             return None
-        loss = self.reference.loss(self.trainer, self.module, self._exchange.all_reduce)
+        exchange = self._exchange
+        loss = self.reference.loss(self.trainer, self.module, exchange.all_reduce, exchange.gather)
         if loss is None or bool(loss.isfinite()):
             return loss
         rank_zero_warn(f"{_OWNER}: the reference loss is {loss.item()}; scores leave it out.")
@@ -202,7 +208,8 @@ class FitSession:
     def close_validation(self) -> None:
         """End a validation pass, which may be the reference."""
         if self.reference is not None:
-            self.reference.close_validation(self.module.device, self._exchange.all_reduce)
+            exchange, device = self._exchange, self.module.device
+            self.reference.close_validation(device, exchange.all_reduce, exchange.gather)
 
     def _decide(self, pruner: Pruner, epoch: int) -> None:
         trainer = self.trainer

@@ -5,6 +5,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from lightning_alignprune.bad_losses import BadLossError, count_seen
 from lightning_alignprune.decision import Decision, checked
 from lightning_alignprune.functional.selection import Selection, draw_fixed_count
 from lightning_alignprune.policies import Policy, SelectionContext
@@ -18,10 +19,6 @@ __all__ = ["BadLossError", "Decision", "Pruner"]
 
 STATE_VERSION = 1
 _FINISH_STREAM = 1
-
-
-class BadLossError(RuntimeError):
-    """A recorded loss is NaN or infinite."""
 
 
 class Pruner:
@@ -38,6 +35,9 @@ class Pruner:
         dtype: Storage type of closed rows.
         keep_history: Keep the rows of all epochs, whatever the score needs.
         share: The samples whose losses are kept here; None for all.
+
+    Attributes:
+        labels: Class labels of the kept samples, shape (N,), int64, or None.
     """
 
     def __init__(
@@ -61,6 +61,7 @@ class Pruner:
         self.share = share or Share(num_samples)
         self.trajectories = LossTrajectories(self.share.num_own, window, device, dtype, keep_best)
         self.indices = self.share.indices(device)
+        self.labels: Tensor | None = None
         self.decision = Decision(0, None)
         self.num_selections = 0
         self.num_trained = 0
@@ -71,13 +72,20 @@ class Pruner:
         """How the run finishes: the schedule's word, else the policy's habit."""
         return self.schedule.finish or self.policy.finish
 
-    def close_epoch(self, epoch: int, reference: Tensor | None, skip_bad: bool = False) -> int:
+    def close_epoch(
+        self,
+        epoch: int,
+        reference: Tensor | None,
+        skip_bad: bool = False,
+        reference_samples: Tensor | None = None,
+    ) -> int:
         """Take the running epoch into the history.
 
         Args:
             epoch: The epoch that ended.
             reference: Mean loss of the reference set, a scalar.
             skip_bad: Treat NaN and infinite losses as not observed instead of raising.
+            reference_samples: Losses of the reference samples, shape (n,), where they are needed.
 
         Returns:
             How many samples were seen in the epoch.
@@ -89,27 +97,13 @@ class Pruner:
             One host synchronisation; with several shares one collective.
         """
         running = self.trajectories.running
-        bad = running.isinf()
-        seen = ~running.isnan()
-        num_bad: int
-        num_seen: int
-        num_bad, num_seen = self.share.total(torch.stack([bad.sum(), seen.sum()])).tolist()
-        if num_bad and not skip_bad:
-            here = self.indices[bad]
-            which = f"first for sample {int(here[0])}" if len(here) else "all on other ranks"
-            raise BadLossError(
-                f"expected finite losses, got NaN or inf for {num_bad} sample(s) in epoch {epoch}, "
-                f"{which}. Look at that sample and at the learning rate, or pass "
-                "on_nonfinite_loss='skip' to treat such losses as not observed."
-            )
-        if num_bad:
-            running[bad] = torch.nan
+        num_seen = count_seen(running, self.indices, self.share, epoch, skip_bad)
         self.num_trained += num_seen
         self.num_possible += self.share.num_samples
         # Most signals keep the raw row; then nobody has to work out every sample's last loss.
         is_plain = type(self.signal).close_epoch is Signal.close_epoch
         self.trajectories.close_epoch(
-            epoch, reference, None if is_plain else self.signal.close_epoch
+            epoch, reference, None if is_plain else self.signal.close_epoch, reference_samples
         )
         return num_seen
 
@@ -135,6 +129,8 @@ class Pruner:
                 self.trajectories,
                 self.share.all_reduce,
                 easy_end=self.score.easy_end,
+                labels=self.labels,
+                **self._about_reference(),
             )
             selection = self.policy.select(scores, context)
             self.num_selections += 1
@@ -142,6 +138,16 @@ class Pruner:
             selection = self._random_share(epoch)
         self.decision = checked(Decision(epoch, selection, scores), self.policy, self.share)
         return self.decision
+
+    def _about_reference(self) -> dict[str, Any]:
+        best, epochs = self.trajectories.best_epoch, self.trajectories.epochs
+        since = None if best is None else epochs[-1] - best
+        uses = self.policy.uses_reference_scores
+        return {
+            "reference_scores": self.score.compute_reference(self.trajectories) if uses else None,
+            "epochs_since_best": since,
+            "is_learning": since == 0 or self.score.gate == "none",
+        }
 
     def _random_share(self, epoch: int) -> Selection:
         return Selection(
@@ -163,22 +169,11 @@ class Pruner:
 
     def metrics(self) -> dict[str, float | Tensor]:
         """Return what is worth logging about the newest decision and the run so far."""
-        num_samples, scores = self.share.num_samples, self.decision.scores
-        is_all = self.decision.selection is None
-        num_kept = num_samples if is_all else sum(self.decision.counts)
-        values: dict[str, float | Tensor] = {
-            "kept_fraction": num_kept / num_samples,
-            "num_kept": float(num_kept),
+        return {
+            **self.decision.metrics(self.share),
+            **self.policy.metrics(),
             "pruned_share_so_far": 1.0 - self.num_trained / max(1, self.num_possible),
         }
-        if not self.share.is_whole:
-            values["left_out_fraction"] = 0.0 if is_all else self.decision.left_out_fraction
-        if scores is not None:
-            defined = (~scores.isnan()).sum(dtype=torch.float64)
-            total, count = self.share.total(torch.stack([scores.nansum().double(), defined]))
-            if count:
-                values["score_mean"] = (total / count).float()
-        return values
 
     def state_dict(self, running: Tensor | None = None) -> dict[str, Any]:
         """Return tensors and primitives only; over several shares only rank 0 gets the whole.

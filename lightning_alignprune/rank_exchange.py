@@ -6,6 +6,7 @@ Legend: ``R`` ranks, ``L`` samples per rank and epoch, ``N`` samples.
 from collections.abc import Callable
 from typing import Any, Literal
 
+import torch
 from lightning.pytorch import Trainer
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.utilities.rank_zero import rank_zero_warn
@@ -65,6 +66,27 @@ class RankExchange:
         total = self._strategy.reduce(sent, reduce_op="sum")
         assert isinstance(total, Tensor)
         return total.to(value.device)
+
+    @property
+    def gather(self) -> Callable[[Tensor], Tensor] | None:
+        """:meth:`concatenated`, or None with one process."""
+        return self.concatenated if self._num_ranks > 1 else None
+
+    def concatenated(self, rows: Tensor) -> Tensor:
+        """Put the rows of all ranks, shape (n_r, k), one after the other: two collectives."""
+        device = self._strategy.root_device
+        lengths = torch.zeros(self._num_ranks, dtype=torch.int64, device=device)
+        lengths[self._rank] = len(rows)
+        each: list[int] = self.sum(lengths).tolist()
+        padded = torch.zeros(max(each), rows.shape[1], dtype=rows.dtype, device=device)
+        padded[: len(rows)] = rows
+        every = self._strategy.all_gather(padded)
+        parts = [every[rank, :length] for rank, length in enumerate(each)]
+        return torch.cat(parts).to(rows.device)
+
+    def from_rank_zero(self, value: Any) -> Any:
+        """Return rank 0's value, an object that can be pickled, on every rank."""
+        return value if self._num_ranks == 1 else self._strategy.broadcast(value)
 
     def running(self, running: Tensor, sampler: PrunedSampler | None) -> Tensor:
         """Return the running row as it is to be kept here: merged, unless shares are fixed."""

@@ -7,12 +7,10 @@ module; ``self.log`` is muted meanwhile.
 
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from lightning.pytorch import LightningModule, Trainer
-from lightning.pytorch.utilities.data import extract_batch_size
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.utilities.seed import isolate_rng
 from lightning.pytorch.utilities.signature_utils import is_param_in_hook_signature
@@ -21,46 +19,10 @@ from torchmetrics import Metric
 
 from lightning_alignprune import _trainer_access as access
 from lightning_alignprune.loss_tap import LossTap
+from lightning_alignprune.reference_loss import ReferenceLoss
+from lightning_alignprune.tapped_step import is_classification
 
 _MUTED = ("log", "log_dict")
-
-
-@dataclass
-class ReferenceLoss:
-    """Sum up losses over batches and give their mean as a device scalar, without a host wait."""
-
-    total: Tensor | float = 0.0
-    count: Tensor | float = 0.0
-    num_batches: int = 0
-    seen_by: set[str] = field(default_factory=set)
-
-    def add(self, tap: LossTap, returned: Any, batch: Any) -> None:
-        """Add one batch: the tapped vector, else the module's own, else the returned loss."""
-        self.num_batches += 1
-        loss = returned.get("loss") if isinstance(returned, dict) else returned
-        vector = returned.get("sample_loss") if isinstance(returned, dict) else None
-        if vector is None and len(tap.calls) == 1:
-            vector = tap.calls[0].losses
-        if vector is not None:
-            losses = vector.detach().float()
-            observed = ~losses.isnan()
-            self.total = self.total + losses.nansum()
-            self.count = self.count + observed.sum()
-        elif isinstance(loss, Tensor):
-            size = len(tap.calls[0].losses) if tap.calls else extract_batch_size(batch)
-            self.total = self.total + loss.detach().float() * size
-            self.count = self.count + size
-        else:
-            raise MisconfigurationException(
-                "DynamicPruningCallback: expected a loss on the reference batch, got "
-                f"{type(returned).__name__} and no call of a torch loss function. Return the loss "
-                "from the step, or a dict with 'loss' and 'sample_loss'."
-            )
-
-    def totals(self, device: torch.device) -> Tensor:
-        """Sum and count, shape (2,), float64."""
-        both = [torch.as_tensor(x, device=device) for x in (self.total, self.count)]
-        return torch.stack([x.double() for x in both])
 
 
 def reference_loss(
@@ -70,6 +32,7 @@ def reference_loss(
     plain: bool = False,
     num_own: int | None = None,
     all_reduce: Callable[[Tensor], Tensor] | None = None,
+    result: ReferenceLoss | None = None,
 ) -> Tensor:
     """Mean loss of the current weights on the reference set, in eval mode, without gradients.
 
@@ -84,6 +47,7 @@ def reference_loss(
         num_own: Batches of the loader that count; the ones after them only keep this rank's number
             of forward passes equal to the others'.
         all_reduce: Sums the totals over ranks that each saw a share of the set.
+        result: Filled on the way, for who needs more than the mean.
 
     Returns:
         A float32 scalar on the module's device.
@@ -91,7 +55,7 @@ def reference_loss(
     Raises:
         MisconfigurationException: If the loader is empty.
     """
-    result = ReferenceLoss()
+    result = ReferenceLoss() if result is None else result
     for batch_idx, (tap, returned, batch) in enumerate(_steps(trainer, module, loader, plain)):
         if num_own is None or batch_idx < num_own:
             result.add(tap, returned, batch)
@@ -118,7 +82,7 @@ def training_logits(
     """
     logits, labels = [], []
     for tap, _, _ in _steps(trainer, module, loader):
-        if len(tap.calls) != 1 or tap.calls[0].logits.ndim != 2 or tap.calls[0].target.ndim != 1:
+        if len(tap.calls) != 1 or not is_classification(tap.calls[0]):
             raise MisconfigurationException(
                 "DynamicPruningCallback: expected one classification loss on logits of shape "
                 f"(B, C), got {len(tap.calls)} loss calls. PseudoClean needs losses only."

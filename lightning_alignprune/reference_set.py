@@ -5,18 +5,21 @@ from typing import Any
 
 import torch
 from lightning.pytorch import LightningModule, Trainer
-from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from lightning_alignprune.functional.coreset import moderate_subset
 from lightning_alignprune.loader_adapter import in_index_order, shard_batches
 from lightning_alignprune.loss_tap import LossTap
+from lightning_alignprune.policies import Policy
 from lightning_alignprune.pseudo_clean import PseudoClean, PseudoModerate, read_labels
-from lightning_alignprune.reference import ReferenceLoss, reference_loss, training_logits
+from lightning_alignprune.reference import reference_loss, training_logits
+from lightning_alignprune.reference_checks import VALIDATION, check_validation, reference_error
+from lightning_alignprune.reference_loss import ReferenceLoss
+from lightning_alignprune.scores import Score
+from lightning_alignprune.signals import ReferenceSamples, Signal
 from lightning_alignprune.trajectories import LossTrajectories
 
-VALIDATION = "validation"
 PSEUDO = "pseudo"
 HOOK = "reference_dataloader"
 
@@ -33,21 +36,25 @@ class ReferenceSet:
     Args:
         source: ``"validation"``, a loader, a dataset, or a hook that returns one.
         plain: Leave label smoothing out of the loss.
+        keeps_samples: Keep what a pass saw sample by sample in :attr:`samples`.
 
     Attributes:
         validated: Loss of the epoch's last validation pass, until the epoch end takes it.
         chosen: Training samples that were chosen once, int64, or None.
+        samples: What the last pass saw sample by sample, if that is kept.
     """
 
-    def __init__(self, source: Any, plain: bool = False) -> None:
+    def __init__(self, source: Any, plain: bool = False, keeps_samples: bool = False) -> None:
         self._source = source
         self._plain = plain
+        self._keeps_samples = keeps_samples
         self._loader: Any = None
         self._num_own: int | None = None
         self._labels: Tensor | None = None
         self._running: ReferenceLoss | None = None
         self.validated: Tensor | None = None
         self.chosen: Tensor | None = None
+        self.samples: ReferenceSamples | None = None
 
     @classmethod
     def find(
@@ -55,41 +62,47 @@ class ReferenceSet:
         reference: Any,
         trainer: Trainer,
         module: LightningModule,
-        is_needed: bool,
-        plain: bool = False,
+        signal: Signal,
+        score: Score,
+        policy: Policy,
     ) -> "ReferenceSet | None":
         """Find the reference of a fit: the argument, else a hook; None if none is needed.
 
         Raises:
-            MisconfigurationException: If a score needs a reference and there is none, or if the
-                chosen one cannot work with this Trainer.
+            MisconfigurationException: If a score or signal needs a reference and there is none, or
+                if the chosen one cannot work with them or with this Trainer.
         """
-        if reference is None and is_needed:
-            for owner in (trainer.datamodule, module):  # type: ignore[attr-defined]
-                if callable(getattr(owner, HOOK, None)):
-                    return cls._checked(getattr(owner, HOOK), trainer, module, plain)
-            raise _error(
-                "a reference set, since the score compares samples with one", "none", _WAYS
-            )
-        return None if reference is None else cls._checked(reference, trainer, module, plain)
-
-    @classmethod
-    def _checked(
-        cls, source: Any, trainer: Trainer, module: LightningModule, plain: bool
-    ) -> "ReferenceSet":
-        if isinstance(source, str) and source == PSEUDO:
-            source = PseudoClean()
-        if isinstance(source, PseudoClean):
-            return cls(source, plain)
-        if isinstance(source, str):
-            _check_validation(trainer)
+        if reference is None and (score.needs_reference or signal.needs_reference):
+            owners = (trainer.datamodule, module)  # type: ignore[attr-defined]
+            hooks = [getattr(owner, HOOK, None) for owner in owners]
+            reference = next((hook for hook in hooks if callable(hook)), None)
+            if reference is None:
+                expected = "a reference set, since the score compares samples with one"
+                raise reference_error(expected, "none", _WAYS)
+        if reference is None:
+            return None
+        if isinstance(reference, str) and reference == PSEUDO:
+            reference = PseudoClean()
+        needed_by = [x for x in (signal, score) if _needs_samples(x)]
+        if isinstance(reference, PseudoClean):
+            if needed_by:
+                raise reference_error(
+                    f"clean reference samples for {type(needed_by[0]).__name__}",
+                    f"{type(reference).__name__}, which is made of training samples' losses",
+                    'Pass a held-out set or reference="validation", or use SampleLoss and '
+                    "MeanLoss.",
+                )
+            return cls(reference, signal.plain_loss)
+        if isinstance(reference, str):
+            check_validation(trainer)
         elif not module.automatic_optimization:
-            raise _error(
+            raise reference_error(
                 "automatic optimisation for a reference pass",
                 "a module that optimises in training_step and would train on the reference set",
                 f'Use reference="{VALIDATION}".',
             )
-        return cls(source, plain)
+        keeps_samples = bool(needed_by) or policy.uses_reference_scores
+        return cls(reference, signal.plain_loss, keeps_samples)
 
     @property
     def is_validation(self) -> bool:
@@ -118,15 +131,19 @@ class ReferenceSet:
                 collate_fn=train_loader.collate_fn,
             )
         if getattr(found, "dataset", None) is train_loader.dataset:
-            raise _error(
+            raise reference_error(
                 "a reference set apart from the training set",
                 "the same dataset object",
                 "Hold clean samples out of training.",
             )
         if not hasattr(found, "__iter__"):
-            raise _error("a DataLoader or Dataset as reference", type(found).__name__, _WAYS)
+            raise reference_error(
+                "a DataLoader or Dataset as reference", type(found).__name__, _WAYS
+            )
         if hasattr(found, "__len__") and len(found) == 0:
-            raise _error("a reference set with samples", "an empty one", "Give at least one batch.")
+            raise reference_error(
+                "a reference set with samples", "an empty one", "Give at least one batch."
+            )
         self._loader, self._num_own = shard_batches(found, num_replicas, rank)
 
     def loss(
@@ -134,14 +151,26 @@ class ReferenceSet:
         trainer: Trainer,
         module: LightningModule,
         all_reduce: Callable[[Tensor], Tensor] | None = None,
+        gather: Callable[[Tensor], Tensor] | None = None,
     ) -> Tensor | None:
-        """Return the reference loss of the epoch that ends, a device scalar; None if unknown."""
+        """Return the reference loss of the epoch that ends, a device scalar; None if unknown.
+
+        ``all_reduce`` and ``gather`` bring together what ranks saw of it.
+        """
         if self.is_validation:
             validated, self.validated = self.validated, None
             return validated
         if isinstance(self._source, PseudoClean):
             return None
-        return reference_loss(trainer, module, self._loader, self._plain, self._num_own, all_reduce)
+        result = ReferenceLoss(self._keeps_samples)
+        # A loader that every rank reads whole need not be gathered.
+        is_shared_out = self._num_own is not None
+        loss = reference_loss(
+            trainer, module, self._loader, self._plain, self._num_own, all_reduce, result
+        )
+        if self._keeps_samples:
+            self.samples = result.samples(gather if is_shared_out else None)
+        return loss
 
     def refresh(
         self, trainer: Trainer, module: LightningModule, trajectories: LossTrajectories
@@ -165,27 +194,35 @@ class ReferenceSet:
 
     def state_dict(self) -> dict[str, Any]:
         """What an epoch's end may still need, and what was chosen once."""
-        return {"validated": self.validated, "chosen": self.chosen}
+        samples = None if self.samples is None else tuple(self.samples)
+        return {"validated": self.validated, "chosen": self.chosen, "samples": samples}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Take over a saved state."""
         self.validated, self.chosen = state["validated"], state["chosen"]
+        samples = state.get("samples")  # older checkpoints have none
+        self.samples = None if samples is None else ReferenceSamples(*samples)
 
     # ---- the validation pass as reference ---------------------------------------------------
 
     def open_validation(self) -> None:
         """Begin to listen to validation steps."""
         if self.is_validation:
-            self._running = ReferenceLoss()
+            self._running = ReferenceLoss(self._keeps_samples)
 
     def close_validation(
-        self, device: torch.device, all_reduce: Callable[[Tensor], Tensor] | None = None
+        self,
+        device: torch.device,
+        all_reduce: Callable[[Tensor], Tensor] | None = None,
+        gather: Callable[[Tensor], Tensor] | None = None,
     ) -> None:
         """Stop listening and keep the mean loss; a later pass of the epoch replaces it."""
         if self._running is not None and self._running.num_batches:
             totals = self._running.totals(device)
             totals = all_reduce(totals) if all_reduce else totals
             self.validated = (totals[0] / totals[1]).float()
+            if self._keeps_samples:
+                self.samples = self._running.samples(gather)
         self._running = None
 
     def run(self, step: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
@@ -199,22 +236,5 @@ class ReferenceSet:
         return returned
 
 
-def _check_validation(trainer: Trainer) -> None:
-    if trainer.limit_val_batches == 0 or not trainer.enable_validation:
-        raise _error(
-            f'validation to run for reference="{VALIDATION}"',
-            "a fit without it (limit_val_batches=0, no val_dataloader or no validation_step)",
-            "Turn validation on, or pass reference= a loader.",
-        )
-    if trainer.check_val_every_n_epoch not in (1, None):
-        raise _error(
-            f'validation in every epoch for reference="{VALIDATION}"',
-            f"check_val_every_n_epoch={trainer.check_val_every_n_epoch}",
-            "Validate every epoch, or pass reference= a loader.",
-        )
-
-
-def _error(expected: str, got: str, remedy: str) -> MisconfigurationException:
-    return MisconfigurationException(
-        f"DynamicPruningCallback: expected {expected}, got {got}. {remedy}"
-    )
+def _needs_samples(part: Signal | Score) -> bool:
+    return part.needs_logits if isinstance(part, Signal) else part.needs_reference_samples

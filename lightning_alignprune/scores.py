@@ -14,7 +14,8 @@ from lightning_alignprune.functional.alignment import (
     alignment,
     mean_trajectory,
 )
-from lightning_alignprune.trajectories import LossTrajectories, TrajectoryView
+from lightning_alignprune.trajectories import LossTrajectories
+from lightning_alignprune.trajectory_view import TrajectoryView
 
 Gate = Literal["reference", "none"]
 End = Literal["low", "high"]
@@ -27,6 +28,7 @@ class Score(ABC):
 
     Attributes:
         needs_reference: Whether a reference set must be there.
+        needs_reference_samples: Whether the losses of its samples must be, not only their mean.
         window: How many epochs of losses :meth:`compute` looks at; None for all of them.
         gate: ``"reference"`` if :meth:`compute` looks only at the epochs up to the best reference
             loss so far; their rows are then kept.
@@ -34,6 +36,7 @@ class Score(ABC):
     """
 
     needs_reference: bool = False
+    needs_reference_samples: bool = False
     window: int | None = 1
     gate: Gate = "none"
     easy_end: End = "low"
@@ -41,6 +44,10 @@ class Score(ABC):
     @abstractmethod
     def compute(self, trajectories: LossTrajectories) -> Tensor:
         """Return the scores, shape (N,), float32, high = keep, NaN = undefined."""
+
+    def compute_reference(self, trajectories: LossTrajectories) -> Tensor | None:
+        """Return the same score of the reference samples, shape (n,); None if there is none."""
+        return None
 
 
 class LastLoss(Score):
@@ -79,6 +86,25 @@ class TrajectoryScore(Score):
         until = trajectories.best_epoch if self.gate == "reference" else None
         return trajectories.view(self.window, until)
 
+    @override
+    def compute(self, trajectories: LossTrajectories) -> Tensor:
+        view = self.view(trajectories)
+        if not view.rows:
+            return torch.full_like(trajectories.running, torch.nan)
+        return self.of_rows(view.rows, view)
+
+    @override
+    def compute_reference(self, trajectories: LossTrajectories) -> Tensor | None:
+        view = self.view(trajectories)
+        rows = [row for row in view.reference_rows if row is not None]
+        if not rows or len(rows) < len(view.rows) or len({len(row) for row in rows}) > 1:
+            return None
+        return self.of_rows(rows, view)
+
+    @abstractmethod
+    def of_rows(self, rows: list[Tensor], view: TrajectoryView) -> Tensor:
+        """Return the scores of samples with these losses, one row per epoch of the view."""
+
 
 class MeanLoss(TrajectoryScore):
     """The negative mean of a sample's recorded losses: samples that stay hard are pruned.
@@ -107,10 +133,7 @@ class MeanLoss(TrajectoryScore):
         self.needs_reference = gate == "reference"
 
     @override
-    def compute(self, trajectories: LossTrajectories) -> Tensor:
-        rows = self.view(trajectories).rows
-        if not rows:
-            return torch.full_like(trajectories.running, torch.nan)
+    def of_rows(self, rows: list[Tensor], view: TrajectoryView) -> Tensor:
         return mean_trajectory(rows).neg_()
 
 
@@ -173,25 +196,13 @@ class DynamicAlignment(TrajectoryScore):
         self.missing: Missing = missing
 
     @override
-    def compute(self, trajectories: LossTrajectories) -> Tensor:
-        view = self.view(trajectories)
-        if not view.rows:
-            return torch.full_like(trajectories.running, torch.nan)
+    def of_rows(self, rows: list[Tensor], view: TrajectoryView) -> Tensor:
+        is_carried = self.missing == "carry" and rows is view.rows
         return alignment(
-            view.rows,
+            rows,
             view.reference,
             correlation=self.correlation,
             min_observations=self.min_observations,
             missing=self.missing,
-            before=view.before if self.missing == "carry" else None,
+            before=view.before if is_carried else None,
         )
-
-
-SCORES: dict[str, type[Score]] = {
-    "LastLoss": LastLoss,
-    "loss": LastLoss,
-    "MeanLoss": MeanLoss,
-    "DynamicAlignment": DynamicAlignment,
-    "alignment": DynamicAlignment,
-    "das": DynamicAlignment,
-}

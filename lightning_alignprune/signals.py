@@ -1,7 +1,7 @@
 """Signals: what is recorded for a sample when its batch was trained."""
 
 from abc import ABC, abstractmethod
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor
@@ -9,6 +9,21 @@ from typing_extensions import override
 
 from lightning_alignprune._checks import check_number
 from lightning_alignprune.tapped_step import TappedStep
+
+
+class ReferenceSamples(NamedTuple):
+    """What a reference pass saw, sample by sample, the same on every rank.
+
+    Attributes:
+        losses: Shape (n,), float32. The plain loss; after :meth:`Signal.follow_reference` in the
+            unit of the recorded values.
+        logits: Shape (n, C), float32, or None where no single classification loss was seen.
+        labels: Shape (n,), int64, or None likewise.
+    """
+
+    losses: Tensor
+    logits: Tensor | None = None
+    labels: Tensor | None = None
 
 
 class Signal(ABC):
@@ -20,10 +35,14 @@ class Signal(ABC):
     Attributes:
         weighting: How a policy's weights reach the gradient: ``"sample"`` multiplies each sample's
             loss inside the step, ``"batch"`` multiplies the batch loss by the mean weight.
+        needs_reference: Whether a reference set must be there, for :meth:`follow_reference`.
+        needs_logits: Whether it needs the reference's logits and labels.
     """
 
     weighting: Literal["sample", "batch"] = "sample"
     plain_loss: bool = False
+    needs_reference: bool = False
+    needs_logits: bool = False
 
     @abstractmethod
     def values(self, step: TappedStep) -> Tensor:
@@ -32,6 +51,10 @@ class Signal(ABC):
     def close_epoch(self, row: Tensor, last: Tensor) -> Tensor:
         """Turn the epoch's raw row into the row to keep; both have shape (N,)."""
         return row
+
+    def follow_reference(self, samples: ReferenceSamples) -> ReferenceSamples:
+        """Learn from the reference pass at the epoch end; return its losses as we would record."""
+        return samples
 
     def state_dict(self) -> dict[str, Any]:
         """State beyond the trajectories, tensors and primitives only."""
@@ -123,6 +146,3 @@ class BatchLoss(Signal):
     @override
     def load_state_dict(self, state: dict[str, Any]) -> None:
         self._ema, self._num_visits = state["ema"], state["num_visits"]
-
-
-SIGNALS: dict[str, type[Signal]] = {cls.__name__: cls for cls in (SampleLoss, BatchLoss)}

@@ -11,7 +11,9 @@ import torch
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from torch import Tensor
 
+from lightning_alignprune.calibrated_loss import NoLogitsError
 from lightning_alignprune.loss_tap import LossTap
+from lightning_alignprune.reference_following import no_logits
 from lightning_alignprune.sampler import PrunedSampler
 from lightning_alignprune.signals import Signal
 from lightning_alignprune.tapped_step import TappedStep, UnseenLossError, is_part_of
@@ -130,6 +132,8 @@ class StepRecorder:
                 "checkpoint does not count)",
                 _WAYS_OUT,
             ) from None
+        except NoLogitsError as error:
+            raise no_logits(self.signal, error) from None
         self._is_checked = True
         if self._values is None:  # LBFGS runs the step again; its first loss is the batch's
             self._values = values

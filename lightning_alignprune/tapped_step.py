@@ -99,6 +99,12 @@ def _combined(loss: Tensor, calls: list[TappedCall]) -> Tensor:
     return total
 
 
+def is_classification(call: TappedCall) -> bool:
+    """Say whether the call had logits of shape (B, C) and integer class labels."""
+    target = call.target
+    return call.logits.ndim == 2 and target.ndim == 1 and not target.is_floating_point()
+
+
 def is_part_of(loss: Tensor, calls: list[TappedCall]) -> bool:
     """Say whether any of the tapped calls feeds the loss; True where the graph cannot tell.
 

@@ -4,51 +4,17 @@ State only: no Trainer, no scores. Legend: ``N`` samples, ``T`` recorded epochs.
 """
 
 import math
-from collections.abc import Callable, Sequence
-from functools import reduce
+from collections.abc import Callable
 from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
 from lightning_alignprune._checks import check_choice, check_number
+from lightning_alignprune.trajectory_view import TrajectoryView, later_loss
 
 StorageDtype = Literal["float32", "float16", "bfloat16"]
 STATE_VERSION = 1
-
-
-def _later(older: Tensor | None, newer: Tensor | None) -> Tensor | None:
-    """Take the newer loss where there is one; the result is never a row of the bank itself."""
-    if older is None or newer is None:
-        return older if newer is None else newer.to(torch.float32, copy=True)
-    return torch.where(newer.isnan(), older, newer.float())
-
-
-class TrajectoryView:
-    """The recorded epochs that a score looks at; nothing is copied.
-
-    Attributes:
-        rows: One tensor of shape (N,) per epoch, oldest first, in the storage dtype.
-        epochs: The epochs of the rows.
-        reference: Shape (T,), float32. Reference loss after each of these epochs; NaN if none.
-    """
-
-    def __init__(
-        self,
-        rows: list[Tensor],
-        epochs: list[int],
-        reference: Tensor,
-        older: Sequence[Tensor | None],
-        empty: Callable[[], Tensor],
-    ) -> None:
-        self.rows, self.epochs, self.reference = rows, epochs, reference
-        self._older, self._empty = older, empty
-
-    @property
-    def before(self) -> Tensor:
-        """Each sample's last loss before the first row, shape (N,), float32; NaN where none."""
-        last = reduce(_later, self._older)
-        return self._empty() if last is None else last
 
 
 class LossTrajectories:
@@ -107,6 +73,8 @@ class LossTrajectories:
         self.rows: list[Tensor] = []
         self.epochs: list[int] = []
         self._reference: list[float] = []
+        self._reference_rows: list[Tensor | None] = []
+        self._reference_after: Tensor | None = None
         # _dropped[t]: last losses of the rows dropped just before row t; the entry T follows all.
         self._dropped: list[Tensor | None] = [None]
         self.running = self._empty()
@@ -161,6 +129,7 @@ class LossTrajectories:
             self.reference[part],
             self._older(start),
             self._empty,
+            self._reference_rows[part],
         )
 
     def _older(self, stop: int) -> list[Tensor | None]:
@@ -174,6 +143,7 @@ class LossTrajectories:
         epoch: int,
         reference: Tensor | float | None = None,
         transform: Callable[[Tensor, Tensor], Tensor] | None = None,
+        reference_samples: Tensor | None = None,
     ) -> None:
         """Turn the running row into the row of ``epoch`` and start an empty one.
 
@@ -182,6 +152,7 @@ class LossTrajectories:
             reference: Mean loss of the reference set after this epoch, a scalar.
             transform: Called with the running row and :attr:`last`; returns the row to keep, such
                 as an EMA of the raw batch losses.
+            reference_samples: Losses of the reference samples after this epoch, shape (n,).
 
         Raises:
             ValueError: If the epoch was closed already.
@@ -196,8 +167,17 @@ class LossTrajectories:
         self._dropped.append(None)
         self.epochs.append(epoch)
         self._reference.append(float("nan") if reference is None else float(reference))
+        self._reference_rows.append(self._in_mid_epoch(reference_samples))
         self.running = self._empty()
         self._drop_unneeded()
+
+    def _in_mid_epoch(self, after: Tensor | None) -> Tensor | None:
+        # Samples are trained in the midst of an epoch; compared with the reference after it, right
+        # labels would look too bad while the network still learns fast.
+        before, self._reference_after = self._reference_after, after
+        if after is None or before is None or before.shape != after.shape:
+            return after
+        return (before.to(after.device) + after) / 2
 
     def _drop_unneeded(self) -> None:
         if self.window is None:
@@ -211,9 +191,9 @@ class LossTrajectories:
                 self._drop(t)
 
     def _drop(self, t: int) -> None:
-        older = _later(self._dropped.pop(t), self.rows.pop(t))
-        self._dropped[t] = _later(older, self._dropped[t])  # now before the row that follows
-        del self.epochs[t], self._reference[t]
+        older = later_loss(self._dropped.pop(t), self.rows.pop(t))
+        self._dropped[t] = later_loss(older, self._dropped[t])  # now before the row that follows
+        del self.epochs[t], self._reference[t], self._reference_rows[t]
 
     def state_dict(self) -> dict[str, Any]:
         """Return tensors and primitives only, so that it loads with ``weights_only=True``."""
@@ -222,6 +202,8 @@ class LossTrajectories:
             "num_samples": self.num_samples,
             "epochs": list(self.epochs),
             "reference": self.reference.cpu(),
+            "reference_rows": list(self._reference_rows),
+            "reference_after": self._reference_after,
             "rows": list(self.rows),
             "dropped": list(self._dropped),
             "running": self.running.clone(),
@@ -240,6 +222,9 @@ class LossTrajectories:
             )
         self.epochs = list(state["epochs"])
         self._reference = state["reference"].tolist()
+        # A checkpoint of an older version has no reference rows.
+        self._reference_rows = list(state.get("reference_rows", [None] * len(self.epochs)))
+        self._reference_after = state.get("reference_after")
         self.rows = [row.to(device=self.device, dtype=self.dtype) for row in state["rows"]]
         self._dropped = [
             None if losses is None else losses.to(self.device) for losses in state["dropped"]

@@ -6,6 +6,12 @@ from lightning_alignprune.functional.asymmetric_noise import (
     asymmetric_cifar100,
     asymmetric_next,
 )
+from lightning_alignprune.functional.calibration import (
+    Calibration,
+    Calibrator,
+    calibrate,
+    identity_calibrator,
+)
 from lightning_alignprune.functional.coreset import moderate_subset, small_loss_subset
 from lightning_alignprune.functional.draws import draw_seed, sample_keys, uniform
 from lightning_alignprune.functional.early_stopping import mean_second_difference
@@ -21,6 +27,12 @@ from lightning_alignprune.functional.label_noise import (
     symmetric_next,
     symmetric_uniform,
 )
+from lightning_alignprune.functional.mixture_cut import (
+    Cut,
+    gaussian_cut,
+    reference_cut,
+    reference_rank,
+)
 from lightning_alignprune.functional.noise_models import NOISE_MODELS, apply_label_noise
 from lightning_alignprune.functional.selection import (
     Selection,
@@ -32,23 +44,31 @@ from lightning_alignprune.functional.selection import (
 
 __all__ = [
     "NOISE_MODELS",
+    "Calibration",
+    "Calibrator",
+    "Cut",
     "Selection",
     "alignment",
     "apply_label_noise",
     "asymmetric_cifar10",
     "asymmetric_cifar100",
     "asymmetric_next",
+    "calibrate",
     "draw_fixed_count",
     "draw_largest",
     "draw_seed",
     "full_selection",
+    "gaussian_cut",
     "group_labels",
+    "identity_calibrator",
     "infobatch_selection",
     "mean_second_difference",
     "mean_trajectory",
     "moderate_subset",
     "optimal_cuts",
     "pairflip",
+    "reference_cut",
+    "reference_rank",
     "sample_keys",
     "sliding_window",
     "small_loss_subset",

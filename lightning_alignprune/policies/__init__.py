@@ -4,6 +4,7 @@ from lightning_alignprune.policies.bandits import UCB, EpsilonGreedy
 from lightning_alignprune.policies.base import Policy, SelectionContext
 from lightning_alignprune.policies.ies import IES
 from lightning_alignprune.policies.infobatch import InfoBatch
+from lightning_alignprune.policies.mixture_cut import MixtureCut
 from lightning_alignprune.policies.random_subsets import DynamicRandom, StaticSubset
 from lightning_alignprune.policies.seta import SeTa
 
@@ -15,6 +16,7 @@ _ALL: tuple[type[Policy], ...] = (
     IES,
     EpsilonGreedy,
     UCB,
+    MixtureCut,
 )
 POLICIES: dict[str, type[Policy]] = {cls.__name__: cls for cls in _ALL}
 
@@ -25,6 +27,7 @@ __all__ = [
     "DynamicRandom",
     "EpsilonGreedy",
     "InfoBatch",
+    "MixtureCut",
     "Policy",
     "SeTa",
     "SelectionContext",

@@ -26,6 +26,13 @@ class SelectionContext:
         all_reduce: Sums a tensor over the ranks that each hold a share of the samples; None when
             this process holds them all.
         easy_end: At which end of the scores the easy samples are.
+        reference_scores: Shape (n,), the same score of the reference samples; None unless the
+            policy's ``uses_reference_scores`` is set and the score can tell.
+        labels: Shape (N,), int64, the samples' class labels as the data set has them; None unless
+            the policy's ``uses_labels`` is set and they can be read without loading samples.
+        epochs_since_best: How many epochs ago the reference loss was lowest; None without one.
+        is_learning: Whether the newest losses enter the score: with a gate only while the
+            reference loss is at its lowest.
     """
 
     epoch: int
@@ -35,6 +42,10 @@ class SelectionContext:
     trajectories: LossTrajectories
     all_reduce: AllReduce | None = None
     easy_end: Literal["low", "high"] = "low"
+    reference_scores: Tensor | None = None
+    labels: Tensor | None = None
+    epochs_since_best: int | None = None
+    is_learning: bool = True
 
     def total(self, value: Tensor) -> Tensor:
         """Sum a tensor over all shares of the data set."""
@@ -58,12 +69,16 @@ class Policy(ABC):
         works_on_shares: Whether :meth:`select` gives the same selection when each rank calls it
             with the scores of its own samples only, adding up over ranks with
             ``context.all_reduce``. Needed for ``partition="fixed"``.
+        uses_reference_scores: Whether :meth:`select` reads ``context.reference_scores``.
+        uses_labels: Whether :meth:`select` reads ``context.labels``.
     """
 
     finish: Finish = "full"
     keep_fraction: float = 1.0
     window: int | None = 1
     works_on_shares: bool = False
+    uses_reference_scores: bool = False
+    uses_labels: bool = False
 
     @abstractmethod
     def select(self, scores: Tensor, context: SelectionContext) -> Selection:
@@ -76,6 +91,10 @@ class Policy(ABC):
         Returns:
             ``Selection(kept, weights)``; weights None means 1 for all.
         """
+
+    def metrics(self) -> dict[str, float]:
+        """Return what :meth:`select` found out that is worth logging, the same on every rank."""
+        return {}
 
     def state_dict(self) -> dict[str, Any]:
         """State that :meth:`select` carries from epoch to epoch, tensors and primitives only."""

@@ -17,6 +17,7 @@ from lightning_alignprune import (
     InfoBatch,
     LastLoss,
     MeanLoss,
+    MixtureCut,
     PruningSchedule,
     SeTa,
     StaticSubset,
@@ -38,6 +39,7 @@ CASES = [
     (LastLoss(), IES(0.4, revisit_epochs=2)),
     (LastLoss(), EpsilonGreedy(0.4, 0.3)),
     (DynamicAlignment(5, min_observations=3), UCB(0.4)),
+    (MeanLoss(5, gate="reference"), MixtureCut(patience=1)),
 ]
 
 
@@ -67,7 +69,7 @@ def run_epoch(pruner, epoch):
 
 def same(a, b):
     if not isinstance(a, torch.Tensor):
-        return type(a) is type(b) and a == b
+        return type(a) is type(b) and (a == pytest.approx(b) if isinstance(a, float) else a == b)
     if not a.is_floating_point():
         return torch.equal(a, b)
     return torch.equal(a.isnan(), b.isnan()) and torch.allclose(a.nan_to_num(), b.nan_to_num())

@@ -1,0 +1,109 @@
+"""`CalibratedLoss`: the loss of a prediction that a clean reference set has corrected."""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from typing_extensions import override
+
+from lightning_alignprune._checks import check_number
+from lightning_alignprune.functional.calibration import Calibration, Calibrator, calibrate
+from lightning_alignprune.signals import ReferenceSamples, Signal
+from lightning_alignprune.tapped_step import TappedStep, is_classification
+
+
+class NoLogitsError(RuntimeError):
+    """A step or a reference batch showed no logits with integer class labels."""
+
+
+class CalibratedLoss(Signal):
+    """Each sample's cross-entropy after a linear map of its logits fitted on the clean reference.
+
+    After each epoch the map that makes the network's logits agree best with the reference's clean
+    labels is fitted, and the losses of the next epoch are recorded through it. The logits are
+    those that the module gives its own loss function: no forward pass is added, and what is
+    trained does not change. Under class-conditional noise, where the network learns wrong labels
+    as fast as right ones, the plain loss says nothing and this one does.
+
+    The reference's own losses, each under a map that had not seen the sample, are recorded beside:
+    they say what clean labels look like, and their mean is the reference loss. A reference too
+    small to improve on the plain logits for held-out samples leaves them as they are.
+
+    Needs a reference set, and one classification loss per step: logits of shape (B, C) with
+    integer labels (cross-entropy or NLL). A sample whose class the reference lacks is recorded with
+    its plain loss. Class weights and label smoothing do not enter.
+
+    Args:
+        strengths: Penalties on the map's distance from the identity to choose from, each above 0.
+            The one that predicts held-out reference samples best is taken anew after each epoch.
+
+    Raises:
+        ValueError: If there is no strength or one is out of range.
+
+    Attributes:
+        strength: The penalty chosen last; infinite where the plain logits were best.
+
+    Note:
+        Per step one (B, C) by (C, C) product and two cross-entropies, no host wait. Per epoch end
+        one fit, see :func:`~lightning_alignprune.functional.calibrate`.
+    """
+
+    needs_reference = True
+    needs_logits = True
+
+    def __init__(self, strengths: tuple[float, ...] = (1.0, 10.0, 100.0)) -> None:
+        if not strengths:
+            raise ValueError("CalibratedLoss: expected strengths not to be empty, got (). Give 10.")
+        for strength in strengths:
+            check_number(
+                "CalibratedLoss",
+                "strengths",
+                strength,
+                low=0.0,
+                low_open=True,
+                remedy="1, 10 and 100 are the defaults.",
+            )
+        self.strengths = tuple(strengths)
+        self.strength = float("inf")
+        self._calibrator: Calibrator | None = None
+
+    @override
+    def values(self, step: TappedStep) -> Tensor:
+        calls = [call for call in step.calls if is_classification(call)]
+        if len(calls) != 1 or step.user_losses is not None:
+            raise NoLogitsError(
+                f"{len(calls)} classification losses in a step"
+                if step.user_losses is None
+                else "a sample_loss of the module's own"
+            )
+        call = calls[0]
+        if self._calibrator is None:
+            return call.losses
+        if self._calibrator.bias.device != call.logits.device:  # once, after a resume
+            self._calibrator = Calibrator(*(x.to(call.logits.device) for x in self._calibrator))
+        ignored = call.losses.isnan()
+        labels = torch.where(ignored, 0, call.target)
+        # The step may run under autocast, in which the map would be applied in half precision.
+        with torch.no_grad(), torch.autocast(call.logits.device.type, enabled=False):
+            losses = self._calibrator.losses(call.logits, labels)
+        losses = torch.nan_to_num(losses, nan=torch.inf, posinf=torch.inf, neginf=-torch.inf)
+        return torch.where(ignored, torch.nan, losses)
+
+    @override
+    def follow_reference(self, samples: ReferenceSamples) -> ReferenceSamples:
+        if samples.logits is None or samples.labels is None:
+            raise NoLogitsError("no classification loss in the reference pass")
+        found: Calibration = calibrate(samples.logits, samples.labels, self.strengths)
+        self._calibrator, self.strength = found.calibrator, found.strength
+        return samples._replace(losses=found.losses)
+
+    @override
+    def state_dict(self) -> dict[str, Any]:
+        parts = None if self._calibrator is None else tuple(self._calibrator)
+        return {"calibrator": parts, "strength": self.strength}
+
+    @override
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        parts = state["calibrator"]
+        self._calibrator = None if parts is None else Calibrator(*parts)
+        self.strength = state["strength"]

@@ -1,0 +1,183 @@
+"""MixtureCut: prune what is probably mislabelled, by a mixture of right and wrong labels."""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from typing_extensions import override
+
+from lightning_alignprune._checks import check_number
+from lightning_alignprune.functional.draws import uniform
+from lightning_alignprune.functional.mixture_cut import (
+    Cut,
+    gaussian_cut,
+    reference_cut,
+    reference_rank,
+)
+from lightning_alignprune.functional.selection import Selection
+from lightning_alignprune.policies.base import Policy, SelectionContext
+
+_EASY_STREAM = 2
+_READMIT_STREAM = 3
+_UNKNOWN = -1
+
+
+class MixtureCut(Policy):
+    """Prune the samples whose labels are probably wrong, and some of the easy ones.
+
+    The scores are a mixture of right and wrong labels. Where the score can also be computed for
+    the reference set (``MeanLoss``, ``ReferenceRank``, ``DynamicAlignment``), the reference shows
+    what right labels look like, the excess of bad scores over it is the share of wrong labels, and
+    the cut lies where their estimated share among the samples reaches ``max_wrong``. Otherwise two
+    Gaussians are fitted. On clean labels nothing stands out and nothing is cut.
+
+    What is cut comes back when its score improves, and a small share of the samples on which there
+    is nothing new comes back for one epoch to be looked at again, as long as the reference loss
+    still improves. Among the samples that are not cut the easy ones (last loss below the mean)
+    are left out at random as in InfoBatch, without weights.
+
+    Args:
+        max_wrong: Estimated share of wrong labels at the cut, in (0, 1). Lower cuts more right
+            labels away with the wrong ones, which pays when the network memorises.
+        patience: The first cut waits until the reference loss has not improved for so many epochs:
+            until then the network learns from right labels more than it memorises wrong ones. 0
+            cuts from the schedule's ``start_epoch`` on. Without a reference loss there is no wait.
+        prune_easy: Chance in [0, 1) that an easy sample is left out of an epoch.
+        readmit: Chance in [0, 1) that a cut sample without new losses comes back for an epoch.
+        min_kept: Smallest share of the samples that the cut leaves, in (0, 1].
+        min_kept_per_class: The same within each class, in [0, 1], where labels can be read from
+            the dataset. Counted within each rank's share for ``partition="fixed"``.
+
+    Raises:
+        ValueError: If a value is out of range.
+
+    Attributes:
+        noise_share: Estimated share of wrong labels at the last cut; None before the first.
+
+    Note:
+        Logged as ``pruning/noise_share``. Cost O(N) and a few host synchronisations. Source: ours.
+    """
+
+    finish = "selected"
+    works_on_shares = True
+    uses_reference_scores = True
+    uses_labels = True
+
+    def __init__(
+        self,
+        max_wrong: float = 0.2,
+        patience: int = 3,
+        prune_easy: float = 0.5,
+        readmit: float = 0.02,
+        min_kept: float = 0.1,
+        min_kept_per_class: float = 0.1,
+    ) -> None:
+        owner = "MixtureCut"
+        check_number(
+            owner,
+            "max_wrong",
+            max_wrong,
+            low=0.0,
+            high=1.0,
+            low_open=True,
+            high_open=True,
+            remedy="0.2 is the default; lower cuts more.",
+        )
+        check_number(owner, "patience", patience, low=0, integer=True, remedy="0 does not wait.")
+        for name, value in (("prune_easy", prune_easy), ("readmit", readmit)):
+            remedy = "0 switches it off."
+            check_number(owner, name, value, low=0.0, high=1.0, high_open=True, remedy=remedy)
+        remedy = "A tenth is the default."
+        check_number(owner, "min_kept", min_kept, low=0.0, high=1.0, low_open=True, remedy=remedy)
+        check_number(
+            owner, "min_kept_per_class", min_kept_per_class, low=0.0, high=1.0, remedy=remedy
+        )
+        self.max_wrong, self.patience = max_wrong, patience
+        self.prune_easy, self.readmit = prune_easy, readmit
+        self.min_kept, self.min_kept_per_class = min_kept, min_kept_per_class
+        self.keep_fraction = 1.0 - prune_easy
+        self.noise_share: float | None = None
+        self._has_begun = False
+        self._known: Tensor | None = None
+
+    @override
+    def select(self, scores: Tensor, context: SelectionContext) -> Selection:
+        is_new = ~scores.isnan()
+        if self._known is not None:
+            scores = torch.where(is_new, scores, self._known.to(scores.device))
+        self._known = scores
+        kept = torch.ones_like(is_new)
+        if self._may_begin(context):
+            self._has_begun = True
+            kept = ~self._cut(scores, context)
+            if self.readmit and context.is_learning:
+                draws = uniform(context.indices, context.seed, context.epoch, _READMIT_STREAM)
+                kept |= ~is_new & (draws < self.readmit)
+        return Selection(kept & ~self._left_out(kept, context))
+
+    def _may_begin(self, context: SelectionContext) -> bool:
+        waited = context.epochs_since_best
+        return self._has_begun or waited is None or waited >= self.patience
+
+    def _cut(self, scores: Tensor, context: SelectionContext) -> Tensor:
+        """Return what is cut, shape (N,), bool; undefined scores are not."""
+        reference = context.reference_scores
+        if reference is None:
+            found: Cut = gaussian_cut(scores, self.max_wrong, context.all_reduce)
+            badness, threshold = -scores, -found.threshold
+        else:
+            badness = reference_rank(-scores, -reference)
+            found = reference_cut(
+                badness, len(reference), self.max_wrong, all_reduce=context.all_reduce
+            )
+            threshold = found.threshold
+        self.noise_share = found.noise_share
+        badness = badness.nan_to_num(nan=-torch.inf)
+        cut = badness > threshold
+        return self._with_floors(cut, badness, context)
+
+    def _with_floors(self, cut: Tensor, badness: Tensor, context: SelectionContext) -> Tensor:
+        if context.labels is not None and self.min_kept_per_class:
+            classes = context.labels
+            sizes = torch.bincount(classes)
+            kept = torch.bincount(classes[~cut], minlength=len(sizes))
+            floors = (sizes * self.min_kept_per_class).ceil().long()
+            for label in (kept < floors).nonzero().flatten().tolist():
+                members = (classes == label).nonzero().flatten()
+                cut[members[badness[members].argsort()[: int(floors[label])]]] = False
+        num_kept, num_all = context.total(
+            torch.stack([(~cut).sum(), torch.ones_like(cut).sum()])
+        ).tolist()
+        if num_kept < self.min_kept * num_all:
+            # The same share of each rank's samples; for one process that is exact.
+            count = int(self.min_kept * len(cut)) + 1
+            cut[badness.argsort()[:count]] = False
+        return cut
+
+    def _left_out(self, kept: Tensor, context: SelectionContext) -> Tensor:
+        if not self.prune_easy:
+            return torch.zeros_like(kept)
+        last = context.trajectories.last
+        counts = kept & ~last.isnan()
+        total, count = context.total(
+            torch.stack([last[counts].sum(dtype=torch.float64), counts.sum().double()])
+        ).unbind()
+        draws = uniform(context.indices, context.seed, context.epoch, _EASY_STREAM)
+        return kept & (last < total / count) & (draws < self.prune_easy)
+
+    @override
+    def metrics(self) -> dict[str, float]:
+        return {} if self.noise_share is None else {"noise_share": self.noise_share}
+
+    @override
+    def state_dict(self) -> dict[str, Any]:
+        return {
+            "known": self._known,
+            "has_begun": self._has_begun,
+            "noise_share": self.noise_share,
+        }
+
+    @override
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self._known, self._has_begun = state["known"], state["has_begun"]
+        self.noise_share = state["noise_share"]

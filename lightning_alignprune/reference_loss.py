@@ -1,0 +1,84 @@
+"""`ReferenceLoss`: what a pass over the reference set adds up to."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from lightning.pytorch.utilities.data import extract_batch_size
+from lightning.pytorch.utilities.exceptions import MisconfigurationException
+from torch import Tensor
+
+from lightning_alignprune.loss_tap import LossTap
+from lightning_alignprune.signals import ReferenceSamples
+from lightning_alignprune.tapped_step import is_classification
+
+
+@dataclass
+class ReferenceLoss:
+    """Sum up losses over batches and give their mean as a device scalar, without a host wait.
+
+    Attributes:
+        keeps_samples: Keep each sample's loss too, with logits and label where they are seen.
+    """
+
+    keeps_samples: bool = False
+    total: Tensor | float = 0.0
+    count: Tensor | float = 0.0
+    num_batches: int = 0
+    kept: list[Tensor] = field(default_factory=list)
+
+    def add(self, tap: LossTap, returned: Any, batch: Any) -> None:
+        """Add one batch: the tapped vector, else the module's own, else the returned loss."""
+        self.num_batches += 1
+        loss = returned.get("loss") if isinstance(returned, dict) else returned
+        vector = returned.get("sample_loss") if isinstance(returned, dict) else None
+        if vector is None and len(tap.calls) == 1:
+            vector = tap.calls[0].losses
+        if vector is not None:
+            losses = vector.detach().float()
+            observed = ~losses.isnan()
+            self.total = self.total + losses.nansum()
+            self.count = self.count + observed.sum()
+            if self.keeps_samples:
+                self._keep(tap, losses)
+        elif isinstance(loss, Tensor):
+            size = len(tap.calls[0].losses) if tap.calls else extract_batch_size(batch)
+            self.total = self.total + loss.detach().float() * size
+            self.count = self.count + size
+        else:
+            raise MisconfigurationException(
+                "DynamicPruningCallback: expected a loss on the reference batch, got "
+                f"{type(returned).__name__} and no call of a torch loss function. Return the loss "
+                "from the step, or a dict with 'loss' and 'sample_loss'."
+            )
+
+    def _keep(self, tap: LossTap, losses: Tensor) -> None:
+        columns = [torch.full_like(losses, self.num_batches), losses]
+        calls = [call for call in tap.calls if is_classification(call)]
+        if len(calls) == 1 and len(calls[0].target) == len(losses):
+            columns += [calls[0].target.float(), *calls[0].logits.float().unbind(1)]
+        self.kept.append(torch.stack(columns, 1))
+
+    def samples(self, gather: Callable[[Tensor], Tensor] | None) -> ReferenceSamples | None:
+        """Return the samples in the order of the batches, of all ranks if ``gather`` is given.
+
+        None if there are none or a loss is not finite.
+        """
+        if not self.kept or len({part.shape[1] for part in self.kept}) > 1:
+            return None
+        rows = torch.cat(self.kept)
+        if gather is not None:
+            rows = gather(rows)
+            rows = rows[rows[:, 0].argsort(stable=True)]
+        rows = rows[~rows[:, 1].isnan()]
+        if not len(rows) or not bool(rows.isfinite().all()):
+            return None
+        if rows.shape[1] == 2:
+            return ReferenceSamples(rows[:, 1])
+        return ReferenceSamples(rows[:, 1], rows[:, 3:].contiguous(), rows[:, 2].long())
+
+    def totals(self, device: torch.device) -> Tensor:
+        """Sum and count, shape (2,), float64."""
+        both = [torch.as_tensor(x, device=device) for x in (self.total, self.count)]
+        return torch.stack([x.double() for x in both])
