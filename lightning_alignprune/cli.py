@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from lightning.pytorch import Callback
 from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI
 from lightning.pytorch.utilities.rank_zero import rank_zero_warn
 from typing_extensions import override
@@ -18,6 +17,7 @@ from typing_extensions import override
 from lightning_alignprune._checks import message
 from lightning_alignprune._extras import require
 from lightning_alignprune.callback import DynamicPruningCallback
+from lightning_alignprune.cli_words import PruningOff, RobustPruning, register_words
 from lightning_alignprune.data import (
     LabelNoise,
     NoisyLabelDataModule,
@@ -30,12 +30,9 @@ from lightning_alignprune.models import Classifier
 _NAME = DynamicPruningCallback.__name__
 _PRUNING_HELP = (
     "The pruning callback. --pruning.policy, --pruning.score, --pruning.signal and "
-    "--pruning.schedule choose its parts; --pruning false trains on everything."
+    "--pruning.schedule choose its parts; --pruning robust takes the preset for wrong labels; "
+    "--pruning false trains on everything."
 )
-
-
-class PruningOff(Callback):
-    """Stands where the pruning callback would be, and does nothing: ``--pruning false``."""
 
 
 def add_pruning_arguments(parser: LightningArgumentParser, *, on: bool = True) -> None:
@@ -57,28 +54,15 @@ def add_pruning_arguments(parser: LightningArgumentParser, *, on: bool = True) -
         ...     def add_arguments_to_parser(self, parser):
         ...         add_pruning_arguments(parser)
     """
-    typing = require("jsonargparse.typing", "cli", "add_pruning_arguments")
-    typing.register_type(PruningOff, _off_to_yaml, _off_from_yaml, fail_already_registered=False)
+    register_words(require("jsonargparse.typing", "cli", "add_pruning_arguments"))
     path = f"{DynamicPruningCallback.__module__}.{_NAME}"
     parser.add_argument(
         "--pruning",
-        type=PruningOff | DynamicPruningCallback,
+        type=PruningOff | RobustPruning | DynamicPruningCallback,
         default={"class_path": path} if on else PruningOff(),
         help=_PRUNING_HELP,
     )
     parser.callback_keys.append("pruning")
-
-
-def _off_to_yaml(value: object) -> bool:
-    if not isinstance(value, PruningOff):
-        raise ValueError("this is not the switched-off pruning")
-    return False
-
-
-def _off_from_yaml(value: object) -> PruningOff:
-    if value is False or (isinstance(value, str) and value.lower() == "false"):
-        return PruningOff()
-    raise ValueError(f"expected false, or arguments of {_NAME}")
 
 
 class AlignPruneCLI(LightningCLI):

@@ -26,6 +26,7 @@ from lightning_alignprune.functional import alignment, infobatch_selection, wind
 from lightning_alignprune.pruner import Pruner
 
 BATCH, STEPS = 128, 2_000
+PAUSE = 0.1  # the threads of torch and scikit-learn go on spinning for a moment after their work
 
 
 def resident_gib() -> float:
@@ -72,6 +73,7 @@ def medians(runs: dict[str, Callable[[], Any]], repeats: int) -> dict[str, float
     times: dict[str, list[float]] = {name: [] for name in runs}
     for _ in range(repeats + 1):
         for name, run in runs.items():
+            time.sleep(PAUSE)
             times[name].append(seconds(run))
     return {name: statistics.median(values[1:]) for name, values in times.items()}
 

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from _table.methods import METHODS
+from _table.methods import ALL_METHODS, METHODS
 from _table.report import markdown, text
 from _table.tasks import TASKS, Pool, Recipe, Task, parts_of
 from _table.training import train
@@ -128,12 +128,13 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("table", choices=TASKS, help="which table")
     parser.add_argument("--data", type=Path, required=True, help="folder of the data set's files")
     parser.add_argument("--out", type=Path, required=True, help="folder of the JSONs and features")
-    parser.add_argument("--methods", nargs="+", choices=METHODS, default=list(METHODS))
+    parser.add_argument("--methods", nargs="+", choices=ALL_METHODS, default=list(METHODS))
     parser.add_argument("--noises", nargs="+", help="noises of the table, in this order")
     parser.add_argument("--seeds", nargs="+", type=int, default=list(range(5)))
     parser.add_argument("--epochs", type=int, help="instead of the table's own")
     parser.add_argument("--batch-size", type=int, help="instead of the table's own")
     parser.add_argument("--lr", type=float, help="instead of the table's own")
+    parser.add_argument("--reference-size", type=int, help="instead of the table's own")
     parser.add_argument("--choose-lr", nargs="+", type=float, help="only compare learning rates")
     parser.add_argument("--threads", type=int, default=1, help="threads of torch")
     parser.add_argument("--jsonl", type=Path, help="write all results into this one file")
@@ -143,7 +144,12 @@ def main(arguments: list[str] | None = None) -> None:
     unknown = sorted(set(args.noises or []) - set(task.noises))
     if unknown:
         parser.error(f"--noises: expected some of {', '.join(task.noises)}, got {unknown[0]!r}.")
-    given = {"epochs": args.epochs, "batch_size": args.batch_size, "learning_rate": args.lr}
+    given = {
+        "epochs": args.epochs,
+        "batch_size": args.batch_size,
+        "learning_rate": args.lr,
+        "reference_size": args.reference_size,
+    }
     recipe = dataclasses.replace(
         task.recipe, **{name: value for name, value in given.items() if value is not None}
     )

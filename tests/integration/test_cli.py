@@ -12,7 +12,15 @@ from lightning.pytorch.cli import LightningCLI
 from torch.utils.data import DataLoader
 
 import lightning_alignprune.cli as console
-from lightning_alignprune import DynamicAlignment, DynamicPruningCallback, InfoBatch, LastLoss
+from lightning_alignprune import (
+    CalibratedLoss,
+    DynamicAlignment,
+    DynamicPruningCallback,
+    InfoBatch,
+    LastLoss,
+    MixtureCut,
+    ReferenceRank,
+)
 from lightning_alignprune.cli import AlignPruneCLI, PruningOff, add_pruning_arguments, main
 from lightning_alignprune.data import read_label_file
 from lightning_alignprune.functional import symmetric_uniform
@@ -113,6 +121,26 @@ def test_names_without_arguments_and_nested_settings_are_accepted() -> None:
     assert (callback.schedule.start_epoch, callback.schedule.finish) == (3, "selected")
 
 
+def test_the_robust_preset_by_its_word():
+    made = cli("fit", *QUIET, "--pruning=robust", "--trainer.max_epochs=2", run=True)
+    callback = made.trainer.callbacks[0]
+    assert isinstance(callback.signal, CalibratedLoss)
+    assert isinstance(callback.score, ReferenceRank)
+    assert isinstance(callback.policy, MixtureCut)
+    assert callback.state_key == "DynamicPruningCallback"
+    assert callback.trajectories.view().reference_rows[-1].shape == (16,)
+
+
+def test_the_yaml_that_spells_the_preset_out(tmp_path):
+    spelled = yaml.safe_load((CONFIGS / "method_robust.yaml").read_text())
+    config = tmp_path / "robust.yaml"
+    config.write_text(yaml.safe_dump(spelled))
+    made = cli(*QUIET, f"--config={config}").trainer.callbacks[0]
+    preset = DynamicPruningCallback.robust()
+    for part in ("signal", "score", "policy", "schedule"):
+        assert vars(getattr(made, part)) == vars(getattr(preset, part)), part
+
+
 @pytest.mark.parametrize("args", [["--pruning", "false"], ["--pruning=False"]])
 def test_pruning_false_switches_it_off(args: list[str]) -> None:
     made = cli(*QUIET, *args)
@@ -157,6 +185,7 @@ def test_a_run_prunes_and_a_run_without_does_not() -> None:
         [],
         [*POLICY_LINE.split(), *SCORE_LINE.split()],
         ["--pruning=false"],
+        ["--pruning=robust"],
         ["--pruning.score=loss"],
     ],
 )
@@ -189,7 +218,7 @@ def test_the_saved_config_of_a_run_starts_the_same_run() -> None:
         (["--pruning.policy=InfoBach"], "got 'InfoBach'"),
         (["--pruning.policy.prune_probability=1.3"], "expected prune_probability in [0, 1]"),
         (["--pruning.score.window=2"], "expected window in [4, inf), got 2"),
-        (["--pruning=maybe"], "expected false, or arguments of DynamicPruningCallback"),
+        (["--pruning=maybe"], "expected false, robust, or arguments of Dynamic"),
     ],
 )
 def test_typing_errors_and_bad_values_name_the_key(args, text, capsys) -> None:

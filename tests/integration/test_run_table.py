@@ -139,11 +139,12 @@ def test_images_with_human_labels(
     jpeg_archive(tmp_path / "cifar10_jpeg.npz")
     clean = np.arange(12) % 10
     worse = np.where(np.arange(12) % 2 == 0, clean, (clean + 1) % 10)
-    np.savez(tmp_path / "cifar10n_labels.npz", clean_label=clean, worse_label=worse)
+    human = dict.fromkeys(("worse_label", "aggre_label", "random_label1"), worse)
+    np.savez(tmp_path / "cifar10n_labels.npz", clean_label=clean, **human)
     recipe = dataclasses.replace(task.recipe, reference_size=3, train_size=8)
     monkeypatch.setattr(table, "TASKS", {"cifar10n": dataclasses.replace(cifar, recipe=recipe)})
     methods = ("--seeds", "0", "--methods", "full", "gated_mean")
     table.main(["cifar10n", "--data", str(tmp_path), "--out", str(tmp_path / "out"), *methods])
     results = [json.loads(path.read_text()) for path in (tmp_path / "out").glob("*.json")]
-    assert len(results) == 2
+    assert len(results) == 2 * len(cifar.noises)
     assert all(result["noise_rate"] > 0.2 for result in results)

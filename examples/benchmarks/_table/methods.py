@@ -7,11 +7,15 @@ from torch.utils.data import DataLoader
 
 from _table.tasks import Parts, unchanged
 from lightning_alignprune import (
+    CalibratedLoss,
     DynamicAlignment,
     DynamicPruningCallback,
     InfoBatch,
     MeanLoss,
+    MixtureCut,
     PruningSchedule,
+    ReferenceRank,
+    SampleLoss,
     SeTa,
     StaticSubset,
 )
@@ -33,6 +37,28 @@ def _infobatch(parts: Parts) -> DynamicPruningCallback:
     return DynamicPruningCallback(
         score="loss", policy=InfoBatch(0.5), schedule=PruningSchedule(stop_fraction=0.875)
     )
+
+
+def _reference_only(parts: Parts) -> None:
+    """No callback; what is trained is the reference set. See :data:`ON_REFERENCE`."""
+
+
+def _robust(parts: Parts) -> DynamicPruningCallback:
+    return DynamicPruningCallback.robust(_reference(parts))
+
+
+def _robust_pseudo(parts: Parts) -> DynamicPruningCallback:
+    return DynamicPruningCallback.robust("pseudo")
+
+
+def _robust_with(**settings: Any) -> Make:
+    """The preset with parts of it exchanged, made anew for each run."""
+
+    def make(parts: Parts) -> DynamicPruningCallback:
+        made = {name: value() for name, value in settings.items()}
+        return DynamicPruningCallback.robust(_reference(parts), **made)
+
+    return make
 
 
 def _seta(parts: Parts) -> DynamicPruningCallback:
@@ -79,6 +105,14 @@ def _gated_mean_from(start_epoch: int, parts: Parts) -> DynamicPruningCallback:
     )
 
 
+def _alignprune_seta(parts: Parts) -> DynamicPruningCallback:
+    return DynamicPruningCallback(
+        score=DynamicAlignment(window=25),
+        policy=SeTa(num_groups=5, window_fraction=0.9, prune_probability=0.1),
+        reference=_reference(parts),
+    )
+
+
 def _oracle(parts: Parts) -> DynamicPruningCallback:
     right = (~parts.is_wrong).nonzero().flatten().tolist()
     # StaticSubset goes on to the end by itself.
@@ -87,17 +121,66 @@ def _oracle(parts: Parts) -> DynamicPruningCallback:
 
 METHODS: dict[str, tuple[str, Make]] = {
     "full": ("full training", _full),
+    "reference_only": ("trained on the reference only", _reference_only),
     "infobatch": ("InfoBatch", _infobatch),
     "seta": ("SeTa", _seta),
     "alignprune": ("AlignPrune on InfoBatch, paper's settings", _alignprune),
+    "alignprune_seta": ("AlignPrune on SeTa", _alignprune_seta),
     "gated_das": ("DAS, gated, r 1, finish selected", _gated_das),
     "gated_mean": ("MeanLoss, gated, r 1, finish selected", _gated_mean),
     "gated_mean_late": ("the same, from epoch 20 on", _gated_mean_late),
+    "robust": ("robust preset", _robust),
+    "robust_pseudo": ("robust preset without clean labels", _robust_pseudo),
     "oracle": ("noise oracle", _oracle),
 }
+ABLATIONS: dict[str, tuple[str, Make]] = {
+    "robust_plain_loss": ("robust, plain loss recorded", _robust_with(signal=SampleLoss)),
+    "robust_mean_loss": (
+        "robust, mean of losses instead of ranks",
+        _robust_with(score=lambda: MeanLoss(window=10, gate="reference")),
+    ),
+    "robust_no_gate": (
+        "robust, no gate",
+        _robust_with(score=lambda: ReferenceRank(window=10, gate="none")),
+    ),
+    "robust_window_3": (
+        "robust, window 3",
+        _robust_with(score=lambda: ReferenceRank(window=3)),
+    ),
+    "robust_mean_cut": (
+        "robust, cut at the mean score",
+        _robust_with(policy=lambda: InfoBatch(1.0, rescale="none")),
+    ),
+    "robust_no_patience": (
+        "robust, first cut after epoch 5",
+        _robust_with(policy=lambda: MixtureCut(patience=0)),
+    ),
+    "robust_no_easy": (
+        "robust, easy samples stay",
+        _robust_with(policy=lambda: MixtureCut(prune_easy=0.0)),
+    ),
+    "robust_wrong_10": (
+        "robust, max_wrong 0.1",
+        _robust_with(policy=lambda: MixtureCut(max_wrong=0.1)),
+    ),
+    "robust_wrong_40": (
+        "robust, max_wrong 0.4",
+        _robust_with(policy=lambda: MixtureCut(max_wrong=0.4)),
+    ),
+    "robust_weak_penalty": (
+        "robust, penalty of the map fixed at 1",
+        _robust_with(signal=lambda: CalibratedLoss(strengths=(1.0,))),
+    ),
+}
+"""The preset with one part changed; run only when named."""
+
+ALL_METHODS = {**METHODS, **ABLATIONS}
 """Key of each row, with its name and how its callback is made."""
 
-WITHOUT_SCORE = ("full", "oracle")
+ON_REFERENCE = ("reference_only",)
+"""Rows that train on the clean reference set alone."""
+
+WITHOUT_SCORE = ("full", "oracle", "reference_only")
 """Rows that do not choose by a score; their AUROC would say nothing."""
 
 

@@ -12,9 +12,10 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 from typing_extensions import override
 
-from _table.methods import METHODS, WITHOUT_SCORE, description
+from _table.methods import ALL_METHODS, ON_REFERENCE, WITHOUT_SCORE, description
 from _table.tasks import Batches, Parts, Recipe, Task, unchanged
 from lightning_alignprune import DynamicPruningCallback
+from lightning_alignprune.functional import calibrate
 from lightning_alignprune.models import Classifier, OptimizerConfig, ScheduleConfig
 
 _EVAL_BATCH = 2048
@@ -31,6 +32,7 @@ class Measure(pl.Callback):
         self.parts, self.pruning, self.bar = parts, pruning, bar
         self.reference_losses: list[float] = []
         self.best_epoch, self.best_accuracy, self.last_accuracy = -1, 0.0, 0.0
+        self.calibrated_accuracy: float | None = None
         self.num_trained = 0
         self.scores: Tensor | None = None
         self.kept: Tensor | None = None
@@ -58,32 +60,37 @@ class Measure(pl.Callback):
 
     @override
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        loss, _ = self._evaluate(trainer, pl_module, self.parts.reference)
+        loss, _, logits = self._evaluate(trainer, pl_module, self.parts.reference)
         is_best = not self.reference_losses or loss < min(self.reference_losses)
         is_last = trainer.current_epoch + 1 == trainer.max_epochs
         self.reference_losses.append(loss)
         if is_best or is_last:
-            _, accuracy = self._evaluate(trainer, pl_module, self.parts.test)
+            _, accuracy, test_logits = self._evaluate(trainer, pl_module, self.parts.test)
             self.last_accuracy = accuracy
+            if is_last:
+                found = calibrate(logits, self.parts.reference.labels)
+                correct = found.calibrator(test_logits).argmax(1) == self.parts.test.labels
+                self.calibrated_accuracy = 100 * correct.float().mean().item()
             if is_best:
                 self.best_epoch, self.best_accuracy = trainer.current_epoch, accuracy
         self.bar.update()
 
     def _evaluate(
         self, trainer: pl.Trainer, module: pl.LightningModule, data: Batches
-    ) -> tuple[float, float]:
-        """Return mean loss and accuracy in percent."""
+    ) -> tuple[float, float, Tensor]:
+        """Return mean loss, accuracy in percent, and logits."""
         was_training = module.training
         module.eval()
-        loss, correct = 0.0, 0
+        loss, correct, every = 0.0, 0, []
         with torch.no_grad(), trainer.precision_plugin.forward_context():
             for rows in torch.arange(len(data)).split(_EVAL_BATCH):
                 inputs, labels = data.__getitems__(rows)  # type: ignore[arg-type]
                 logits = module(inputs).float()
+                every.append(logits)
                 loss += F.cross_entropy(logits, labels, reduction="sum").item()
                 correct += int((logits.argmax(1) == labels).sum())
         module.train(was_training)
-        return loss / len(data), 100 * correct / len(data)
+        return loss / len(data), 100 * correct / len(data), torch.cat(every)
 
     def results(self, method: str, epochs: int) -> dict[str, Any]:
         """Collect the numbers of the table; None where one is not defined."""
@@ -91,6 +98,7 @@ class Measure(pl.Callback):
         values: dict[str, Any] = {
             "accuracy_last": self.last_accuracy,
             "accuracy_best_reference": self.best_accuracy,
+            "accuracy_calibrated": self.calibrated_accuracy,
             "best_reference_epoch": self.best_epoch,
             "best_reference_loss": min(self.reference_losses),
             "last_reference_loss": self.reference_losses[-1],
@@ -139,7 +147,7 @@ def train(
         ),
         schedule=ScheduleConfig("constant"),
     )
-    pruning = METHODS[method][1](parts)
+    pruning = ALL_METHODS[method][1](parts)
     measure = Measure(parts, pruning, bar)
     trainer = pl.Trainer(
         max_epochs=recipe.epochs,
@@ -154,7 +162,10 @@ def train(
         limit_val_batches=0,
     )
     loader: DataLoader[Any] = DataLoader(
-        parts.train, batch_size=recipe.batch_size, shuffle=True, collate_fn=unchanged
+        parts.reference if method in ON_REFERENCE else parts.train,
+        batch_size=recipe.batch_size,
+        shuffle=True,
+        collate_fn=unchanged,
     )
     started = time.perf_counter()
     trainer.fit(module, loader)
