@@ -101,10 +101,11 @@ def methods(epochs: int) -> dict[str, DynamicPruningCallback]:
         "DAS, gated, removing": {"score": DynamicAlignment(None, gate="reference"), **removing},
         "mean, gated, removing": {"score": MeanLoss(gate="reference"), **removing},
     }
-    return {
+    made = {
         name: DynamicPruningCallback(keep_history=True, **arguments)
         for name, arguments in settings.items()
     }
+    return {**made, "robust preset": DynamicPruningCallback.robust(keep_history=True)}
 
 
 class Bar(pl.Callback):
