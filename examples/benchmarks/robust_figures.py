@@ -4,7 +4,8 @@
         --small docs/results/robust_news_200.jsonl docs/results/robust_news_20.jsonl \
         --out docs/figures
 
-Each point is the mean over seeds; bars reach from the lowest to the highest seed.
+Each point is the mean over seeds; bars reach from the lowest to the highest seed. With --data, the
+folder of 20 Newsgroups, it also trains for the figure of what the signals see.
 """
 
 import argparse
@@ -18,8 +19,20 @@ from typing import Any
 import matplotlib
 
 matplotlib.use("Agg")
+import lightning.pytorch as pl
 import matplotlib.pyplot as plt
 from _table.methods import ABLATIONS
+from _table.tasks import NEWS, parts_of, unchanged
+from sklearn.metrics import roc_auc_score
+from torch.utils.data import DataLoader
+
+from lightning_alignprune import (
+    CalibratedLoss,
+    DynamicPruningCallback,
+    InfoBatch,
+    SampleLoss,
+)
+from lightning_alignprune.models import Classifier, OptimizerConfig
 
 Results = dict[tuple[str, str], list[dict[str, Any]]]
 
@@ -67,13 +80,15 @@ def draw_noises(results: Results, path: Path) -> None:
     """Accuracy and passes of each row at each noise."""
     figure, (left, right) = plt.subplots(1, 2, figsize=(10, 4), sharey=True, width_ratios=(3, 2))
     noises = [noise for noise in NOISES if results.get((noise, "full"))]
+    named = set()
     for i, (row, (name, colour, marker)) in enumerate(ROWS.items()):
         for at, noise in enumerate(noises):
             accuracy, passes = values(results, noise, row)
             if not accuracy:
                 continue
             mean, x = fmean(accuracy), at + 0.12 * (i - (len(ROWS) - 1) / 2)
-            label = name if at == 0 else None
+            label = None if row in named else name
+            named.add(row)
             left.plot([x, x], [min(accuracy), max(accuracy)], color=colour, lw=1)
             left.plot(x, mean, marker, color=colour, label=label, ms=6)
             if row in ("stopped", "alignprune", "robust", "oracle"):
@@ -142,6 +157,45 @@ def draw_ablations(results: Results, path: Path) -> None:
     save(figure, path)
 
 
+def draw_ranks(data_dir: Path, path: Path) -> None:
+    """Ranks of right and wrong labels among the reference, plain and calibrated, one real run."""
+    figure, axes = plt.subplots(2, 2, figsize=(10, 5), sharex=True, layout="constrained")
+    pool = NEWS.load(data_dir)
+    for line, noise in zip(axes, ("symmetric 0.5", "pairflip 0.45"), strict=True):
+        parts = parts_of(NEWS, pool, NEWS.recipe, NEWS.noises[noise](0, data_dir), 0)
+        for axis, signal in zip(line, (SampleLoss(), CalibratedLoss()), strict=True):
+            pl.seed_everything(0, verbose=False)
+            callback = DynamicPruningCallback.robust(
+                DataLoader(parts.reference, len(parts.reference), collate_fn=unchanged),
+                signal=signal,
+                policy=InfoBatch(0.0),  # look, do not prune
+            )
+            trainer = pl.Trainer(
+                max_epochs=25,
+                accelerator="cpu",
+                callbacks=[callback],
+                logger=False,
+                enable_checkpointing=False,
+                enable_model_summary=False,
+                limit_val_batches=0,
+            )
+            optimizer = OptimizerConfig("sgd", lr=0.01, momentum=0.9)
+            module = Classifier(NEWS.network(), NEWS.num_classes, optimizer=optimizer)
+            trainer.fit(module, DataLoader(parts.train, 256, shuffle=True, collate_fn=unchanged))
+            ranks = -callback.score.compute(callback.trajectories)
+            groups = [ranks[~parts.is_wrong].numpy(), ranks[parts.is_wrong].numpy()]
+            auroc = roc_auc_score(parts.is_wrong, ranks)
+            axis.hist(
+                groups, 50, range=(0, 1), stacked=True, color=["tab:blue", "tab:orange"],
+                label=["right labels", "wrong labels"],
+            )  # fmt: skip
+            axis.set_title(f"{noise}, {type(signal).__name__}, AUROC {auroc:.2f}", fontsize=10)
+    axes[0][0].legend(frameon=False)
+    figure.supxlabel("mean rank of the loss among the clean reference's", fontsize=10)
+    figure.supylabel("samples", fontsize=10)
+    save(figure, path)
+
+
 def save(figure: Any, path: Path) -> None:
     figure.savefig(path, dpi=120)
     plt.close(figure)
@@ -152,6 +206,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--results", type=Path, nargs="+", required=True)
     parser.add_argument("--small", type=Path, nargs="*", default=[], help="smaller references")
+    parser.add_argument("--data", type=Path, help="folder of 20 Newsgroups: draw the ranks too")
     parser.add_argument("--out", type=Path, required=True)
     args = parser.parse_args()
     args.out.mkdir(parents=True, exist_ok=True)
@@ -164,6 +219,8 @@ def main() -> None:
         found = read([path])
         run = next(iter(found.values()))[0]
         by_size[run["config"]["recipe"]["reference_size"]] = found
+    if args.data:
+        draw_ranks(args.data, args.out / "robust_ranks.png")
     if len(by_size) > 1:
         draw_reference_sizes(by_size, args.out / "robust_reference_sizes.png")
 
