@@ -7,7 +7,12 @@ from torch import Tensor
 from typing_extensions import override
 
 from lightning_alignprune._checks import check_number
-from lightning_alignprune.functional.calibration import Calibration, Calibrator, calibrate
+from lightning_alignprune.functional.calibration import (
+    Calibration,
+    Calibrator,
+    calibrate,
+    identity_calibrator,
+)
 from lightning_alignprune.signals import ReferenceSamples, Signal
 from lightning_alignprune.tapped_step import TappedStep, is_classification
 
@@ -77,14 +82,15 @@ class CalibratedLoss(Signal):
                 else "a sample_loss of the module's own"
             )
         call = calls[0]
-        if self._calibrator is None:
-            return call.losses
-        if self._calibrator.bias.device != call.logits.device:  # once, after a resume
-            self._calibrator = Calibrator(*(x.to(call.logits.device) for x in self._calibrator))
+        device = call.logits.device
+        if self._calibrator is None:  # before the first reference pass
+            self._calibrator = identity_calibrator(call.logits.shape[1], device)
+        if self._calibrator.bias.device != device:  # once per fit of the map
+            self._calibrator = Calibrator(*(x.to(device) for x in self._calibrator))
         ignored = call.losses.isnan()
         labels = torch.where(ignored, 0, call.target)
         # The step may run under autocast, in which the map would be applied in half precision.
-        with torch.no_grad(), torch.autocast(call.logits.device.type, enabled=False):
+        with torch.no_grad(), torch.autocast(device.type, enabled=False):
             losses = self._calibrator.losses(call.logits, labels)
         losses = torch.nan_to_num(losses, nan=torch.inf, posinf=torch.inf, neginf=-torch.inf)
         return torch.where(ignored, torch.nan, losses)

@@ -19,6 +19,7 @@ from lightning_alignprune.loader_adapter import (
 )
 from lightning_alignprune.lr_alignment import ScheduleAlignment
 from lightning_alignprune.pruner import BadLossError, Pruner
+from lightning_alignprune.pseudo_clean import labels_of
 from lightning_alignprune.rank_exchange import Partition, RankExchange
 from lightning_alignprune.reference_following import follow_reference
 from lightning_alignprune.reference_set import ReferenceSet
@@ -65,6 +66,7 @@ class FitSession:
         self.reference = reference
         self.recorder = StepRecorder(signal, not module.automatic_optimization)
         self.sampler: PrunedSampler | None = None
+        self._dataset: Any = None
         self._callback = callback
         self._num_samples = num_samples
         self._seed = int(os.environ.get("PL_GLOBAL_SEED", "0")) if seed is None else seed
@@ -111,6 +113,7 @@ class FitSession:
     def check_start(self) -> PrunedSampler:
         """Check loader and reference, now that the data are there; return the sampler."""
         loader = check_installed(access.train_loaders(self.trainer), self.sampler)
+        self._dataset = loader.dataset
         if self.reference is not None:
             self.reference.prepare(loader, self.trainer.world_size, self.trainer.global_rank)
         self._full_batches = self.trainer.num_training_batches
@@ -123,6 +126,8 @@ class FitSession:
         """Let the selection take effect, on a fresh start or where a checkpoint left off."""
         trainer, sampler = self.trainer, self.sampler
         assert sampler is not None
+        if pruner.policy.uses_labels:
+            pruner.labels = labels_of(self._dataset, pruner.indices)
         if state and self._lr is not None and state.get("lr"):
             self._lr.load_state_dict(state["lr"])
         if state and self.reference is not None and state.get("reference"):
@@ -176,7 +181,9 @@ class FitSession:
             RuntimeError: If a recorded loss is NaN or infinite and ``skips_bad`` is off.
         """
         reference = self._reference_loss()
-        samples = follow_reference(self.reference, pruner.signal, reference, self._exchange)
+        samples = follow_reference(
+            self.reference, pruner.signal, pruner.score, reference, self._exchange
+        )
         if samples is not None and pruner.signal.needs_logits:
             reference = samples.losses.mean()  # in the unit of what is recorded
         running = pruner.trajectories.running

@@ -140,8 +140,7 @@ class Pruner:
         return self.decision
 
     def _about_reference(self) -> dict[str, Any]:
-        best, epochs = self.trajectories.best_epoch, self.trajectories.epochs
-        since = None if best is None else epochs[-1] - best
+        since = self.trajectories.epochs_since_best
         uses = self.policy.uses_reference_scores
         return {
             "reference_scores": self.score.compute_reference(self.trajectories) if uses else None,

@@ -114,6 +114,12 @@ class PseudoModerate(PseudoClean):
         self.after_epochs = after_epochs
 
 
+def labels_of(dataset: Dataset[Any], indices: Tensor) -> Tensor | None:
+    """Return the class labels of some samples, on the device of the indices, as far as known."""
+    labels = read_labels(dataset)
+    return None if labels is None else labels.to(indices.device)[indices]
+
+
 def read_labels(dataset: Dataset[Any]) -> Tensor | None:
     """Return the class labels of a dataset without loading its samples, shape (N,), or None.
 

@@ -3,6 +3,9 @@
 from lightning.pytorch import Trainer
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
+from lightning_alignprune.scores import Score
+from lightning_alignprune.signals import Signal
+
 VALIDATION = "validation"
 
 
@@ -19,6 +22,16 @@ def check_validation(trainer: Trainer) -> None:
             f'validation in every epoch for reference="{VALIDATION}"',
             f"check_val_every_n_epoch={trainer.check_val_every_n_epoch}",
             "Validate every epoch, or pass reference= a loader.",
+        )
+
+
+def check_unit(signal: Signal, score: Score) -> None:
+    """Refuse to compare the batches' losses with those of single reference samples."""
+    if score.needs_reference_samples and signal.weighting == "batch":
+        raise reference_error(
+            f"a signal of single samples for {type(score).__name__}",
+            f"{type(signal).__name__}, which records the losses of batches",
+            "Use signal=SampleLoss(), or MeanLoss as score.",
         )
 
 

@@ -7,23 +7,30 @@ from torch import Tensor
 
 from lightning_alignprune.calibrated_loss import NoLogitsError
 from lightning_alignprune.rank_exchange import RankExchange
+from lightning_alignprune.reference_checks import reference_error
 from lightning_alignprune.reference_set import ReferenceSet
+from lightning_alignprune.scores import Score
 from lightning_alignprune.signals import ReferenceSamples, Signal
 
 
 def follow_reference(
-    reference: ReferenceSet | None, signal: Signal, loss: Tensor | None, exchange: RankExchange
+    reference: ReferenceSet | None,
+    signal: Signal,
+    score: Score,
+    loss: Tensor | None,
+    exchange: RankExchange,
 ) -> ReferenceSamples | None:
     """Hand the samples of the last reference pass to the signal; return what it made of them.
 
     Args:
         reference: The reference set, whose samples are taken out of it.
         signal: What is recorded.
+        score: Who may need the samples.
         loss: The reference loss; None if there was no pass, or none that counts.
         exchange: Brings rank 0's fit to the others.
 
     Raises:
-        MisconfigurationException: If the signal needs logits and the pass showed none.
+        MisconfigurationException: If the pass did not show what signal or score need.
     """
     if reference is None or loss is None:
         return None
@@ -31,7 +38,13 @@ def follow_reference(
     try:
         if samples is None:
             if signal.needs_logits:
-                raise NoLogitsError("no per-sample loss in the reference pass")
+                raise NoLogitsError("no finite loss and logits per sample in the reference pass")
+            if score.needs_reference_samples:
+                raise reference_error(
+                    f"a finite loss per reference sample for {type(score).__name__}",
+                    "a reference pass that showed none",
+                    'Return {"loss": loss, "sample_loss": losses} from the step, or use MeanLoss.',
+                )
             return None
         samples = signal.follow_reference(samples)
     except NoLogitsError as error:

@@ -65,9 +65,16 @@ class ReferenceLoss:
 
         None if there are none or a loss is not finite.
         """
-        if not self.kept or len({part.shape[1] for part in self.kept}) > 1:
+        widths = {part.shape[1] for part in self.kept}
+        if gather is not None:
+            # A rank may have no batch of its own; all must call alike.
+            mine = torch.zeros(1, 2)
+            if widths:
+                mine = torch.tensor([[min(widths), max(widths)]])
+            widths = {int(width) for width in gather(mine.double()).flatten().tolist()} - {0}
+        if len(widths) != 1:
             return None
-        rows = torch.cat(self.kept)
+        rows = torch.cat(self.kept) if self.kept else torch.empty(0, *widths)
         if gather is not None:
             rows = gather(rows)
             rows = rows[rows[:, 0].argsort(stable=True)]

@@ -6,6 +6,7 @@ from typing_extensions import override
 
 from lightning_alignprune.functional.mixture_cut import reference_rank
 from lightning_alignprune.scores import Gate, TrajectoryScore
+from lightning_alignprune.trajectories import LossTrajectories
 from lightning_alignprune.trajectory_view import TrajectoryView
 
 
@@ -36,6 +37,14 @@ class ReferenceRank(TrajectoryScore):
 
     def __init__(self, window: int | None = 10, gate: Gate = "reference") -> None:
         super().__init__(window, gate, 1, "Use None for the whole history.")
+
+    @override
+    def compute_reference(self, trajectories: LossTrajectories) -> Tensor | None:
+        # An epoch without reference losses counts for the samples as little as for the reference.
+        rows = [row for row in self.view(trajectories).reference_rows if row is not None]
+        if not rows or len({len(row) for row in rows}) > 1:
+            return None
+        return -torch.stack([reference_rank(row, row) for row in rows]).mean(0)
 
     @override
     def of_rows(self, rows: list[Tensor], view: TrajectoryView) -> Tensor:

@@ -14,7 +14,12 @@ from lightning_alignprune.loss_tap import LossTap
 from lightning_alignprune.policies import Policy
 from lightning_alignprune.pseudo_clean import PseudoClean, PseudoModerate, read_labels
 from lightning_alignprune.reference import reference_loss, training_logits
-from lightning_alignprune.reference_checks import VALIDATION, check_validation, reference_error
+from lightning_alignprune.reference_checks import (
+    VALIDATION,
+    check_unit,
+    check_validation,
+    reference_error,
+)
 from lightning_alignprune.reference_loss import ReferenceLoss
 from lightning_alignprune.scores import Score
 from lightning_alignprune.signals import ReferenceSamples, Signal
@@ -83,6 +88,7 @@ class ReferenceSet:
             return None
         if isinstance(reference, str) and reference == PSEUDO:
             reference = PseudoClean()
+        check_unit(signal, score)
         needed_by = [x for x in (signal, score) if _needs_samples(x)]
         if isinstance(reference, PseudoClean):
             if needed_by:
@@ -101,7 +107,8 @@ class ReferenceSet:
                 "a module that optimises in training_step and would train on the reference set",
                 f'Use reference="{VALIDATION}".',
             )
-        keeps_samples = bool(needed_by) or policy.uses_reference_scores
+        in_same_unit = signal.weighting == "sample"
+        keeps_samples = bool(needed_by) or (policy.uses_reference_scores and in_same_unit)
         return cls(reference, signal.plain_loss, keeps_samples)
 
     @property

@@ -15,6 +15,7 @@ from lightning_alignprune.trajectory_view import TrajectoryView, later_loss
 
 StorageDtype = Literal["float32", "float16", "bfloat16"]
 STATE_VERSION = 1
+_NONE_YET = (math.inf, -1)  # a reference loss and its epoch
 
 
 class LossTrajectories:
@@ -75,6 +76,7 @@ class LossTrajectories:
         self._reference: list[float] = []
         self._reference_rows: list[Tensor | None] = []
         self._reference_after: Tensor | None = None
+        self._best_dropped = _NONE_YET
         # _dropped[t]: last losses of the rows dropped just before row t; the entry T follows all.
         self._dropped: list[Tensor | None] = [None]
         self.running = self._empty()
@@ -97,14 +99,22 @@ class LossTrajectories:
         return torch.tensor(self._reference, dtype=torch.float32, device=self.device)
 
     def replace_reference(self, values: Tensor) -> None:
-        """Set the reference losses of all kept epochs, shape (T,)."""
+        """Set the reference losses of all kept epochs, shape (T,); those of dropped ones go."""
         self._reference = values.tolist()
+        self._best_dropped = _NONE_YET
 
     @property
     def best_epoch(self) -> int | None:
         """The epoch with the lowest reference loss so far (the first of equals), or None."""
         seen = [t for t, u in enumerate(self._reference) if not math.isnan(u)]
         return self.epochs[min(seen, key=self._reference.__getitem__)] if seen else None
+
+    @property
+    def epochs_since_best(self) -> int | None:
+        """How long ago the reference loss was lowest, dropped epochs included; None without one."""
+        pairs = [self._best_dropped, *zip(self._reference, self.epochs, strict=True)]
+        loss, epoch = min(pair for pair in pairs if not math.isnan(pair[0]))
+        return self.epochs[-1] - epoch if loss < math.inf else None
 
     @property
     def last(self) -> Tensor:
@@ -193,6 +203,7 @@ class LossTrajectories:
     def _drop(self, t: int) -> None:
         older = later_loss(self._dropped.pop(t), self.rows.pop(t))
         self._dropped[t] = later_loss(older, self._dropped[t])  # now before the row that follows
+        self._best_dropped = min(self._best_dropped, (self._reference[t], self.epochs[t]))
         del self.epochs[t], self._reference[t], self._reference_rows[t]
 
     def state_dict(self) -> dict[str, Any]:
@@ -204,6 +215,7 @@ class LossTrajectories:
             "reference": self.reference.cpu(),
             "reference_rows": list(self._reference_rows),
             "reference_after": self._reference_after,
+            "best_dropped": self._best_dropped,
             "rows": list(self.rows),
             "dropped": list(self._dropped),
             "running": self.running.clone(),
@@ -225,6 +237,7 @@ class LossTrajectories:
         # A checkpoint of an older version has no reference rows.
         self._reference_rows = list(state.get("reference_rows", [None] * len(self.epochs)))
         self._reference_after = state.get("reference_after")
+        self._best_dropped = tuple(state.get("best_dropped", _NONE_YET))
         self.rows = [row.to(device=self.device, dtype=self.dtype) for row in state["rows"]]
         self._dropped = [
             None if losses is None else losses.to(self.device) for losses in state["dropped"]

@@ -15,6 +15,7 @@ from torch import Tensor
 from lightning_alignprune.functional.selection import AllReduce
 
 _NUM_BINS = 200
+_CHUNK = 1 << 16  # whose temporaries stay in the cache
 _MAX_ROUNDS = 200
 _LEAST_SEPARATION = 2.0  # Ashman's D; below it two Gaussians are not two groups
 
@@ -53,24 +54,30 @@ def reference_rank(losses: Tensor, reference: Tensor) -> Tensor:
         O(N log n); no host synchronisation.
     """
     points = reference.float().sort().values
-    losses = losses.float()
     count = len(points)
-    below = torch.searchsorted(points, losses, right=True)
-    left = points[(below - 1).clamp(0, count - 1)]
-    right = points[below.clamp(0, count - 1)]
-    between = ((losses - left) / (right - left).clamp_min(1e-12)).clamp(0, 1)
-    inside = (below > 0) & (below < count)
-    rank = (below - 0.5 + torch.where(inside, between, 0.5)) / count
-    beyond = (losses - points[-1]).clamp_min(0)
-    rank = torch.where(below >= count, 1 - 0.5 / count * torch.exp(-beyond), rank)
-    return torch.where(losses.isnan(), torch.nan, rank.clamp(0, 1))
+    # Entry k belongs to losses above k of the points. Equal points share the mean of their ranks,
+    # as many losses of a sure network are 0 exactly.
+    ends = [torch.searchsorted(points, points, right=right) for right in (False, True)]
+    middle = (ends[0] + ends[1]) / (2 * count)
+    left, start = torch.cat([points[:1], points]), torch.cat([middle.new_zeros(1), middle])
+    rise = torch.diff(start, append=start[-1:]) / torch.diff(left, append=left[-1:]).clamp_min(
+        1e-12
+    )
+    ranks = torch.empty(len(losses), device=losses.device)
+    for begin in range(0, len(losses), _CHUNK):
+        part = losses[begin : begin + _CHUNK].float()
+        below = torch.searchsorted(points, part, right=True, out_int32=True)
+        inside = (part - left[below]).clamp_min_(0).mul_(rise[below]).add_(start[below])
+        beyond = 1 - (1 - middle[-1]) * torch.exp(points[-1] - part)  # NaN goes here and stays NaN
+        ranks[begin : begin + _CHUNK] = torch.where(below >= count, beyond, inside)
+    return ranks
 
 
 def _histogram(
     values: Tensor, low: float, high: float, num_bins: int, all_reduce: AllReduce | None
 ) -> Tensor:
     scaled = (values - low) * (num_bins / (high - low))
-    bins = scaled[~scaled.isnan()].long().clamp_(0, num_bins - 1)
+    bins = scaled[~scaled.isnan()].clamp_(0, num_bins - 1).long()
     counts = torch.bincount(bins, minlength=num_bins)
     return (all_reduce(counts) if all_reduce else counts).double().cpu()
 
@@ -99,7 +106,8 @@ def reference_cut(
         num_reference: n, the size of the reference set.
         max_wrong: Estimated share of wrong labels at the cut, in (0, 1).
         head_start: Exponent, at least 1; 1 if the samples were not trained on.
-        confidence: Standard errors that the excess must stand out by.
+        confidence: Standard errors that the largest excess must stand out by; with 2, one in six
+            sets of right labels would show noise.
         all_reduce: Sums over ranks when each holds only its share of the samples.
 
     Returns:
@@ -125,11 +133,15 @@ def reference_cut(
     error = confidence * (tail * (1 - tail) * (1 / num_reference + 1 / total)).sqrt()
     # The better half of the ranks is left out: any small difference between a training step and a
     # reference pass (BatchNorm, augmentation) moves right labels about in it.
-    informs = (tail >= 0.1) & (tail <= 0.5)
-    share = float(((above - tail - error) / (1 - tail))[informs].max().clamp(0.0, 0.99))
+    informs = (tail >= 0.1) & (tail < 0.5)
+    excess = (above - tail) / (1 - tail)
+    share = float((excess - error / (1 - tail))[informs].max().clamp(0.0, 0.99))
     if share == 0.0:
         return Cut(math.inf, 0.0)
     gain = above - (1 - share) * tail**head_start / (1 - max_wrong)
+    # More than max_wrong of what is pruned is wrong, so that there is a most that can be pruned.
+    # Clean labels on which chance shows a few percent of noise lose little.
+    gain[above > float(excess[informs].max()) / max_wrong] = -math.inf
     best = int(gain.argmax())
     if float(gain[best]) <= 0:
         return Cut(math.inf, share)

@@ -19,7 +19,6 @@ from lightning_alignprune.policies.base import Policy, SelectionContext
 
 _EASY_STREAM = 2
 _READMIT_STREAM = 3
-_UNKNOWN = -1
 
 
 class MixtureCut(Policy):
@@ -122,7 +121,9 @@ class MixtureCut(Policy):
     def _cut(self, scores: Tensor, context: SelectionContext) -> Tensor:
         """Return what is cut, shape (N,), bool; undefined scores are not."""
         reference = context.reference_scores
-        if reference is None:
+        if reference is not None:  # an alignment of few or flat epochs is undefined
+            reference = reference[~reference.isnan()]
+        if reference is None or not len(reference):
             found: Cut = gaussian_cut(scores, self.max_wrong, context.all_reduce)
             badness, threshold = -scores, -found.threshold
         else:
@@ -138,7 +139,8 @@ class MixtureCut(Policy):
 
     def _with_floors(self, cut: Tensor, badness: Tensor, context: SelectionContext) -> Tensor:
         if context.labels is not None and self.min_kept_per_class:
-            classes = context.labels
+            # Negative labels, such as ignored ones, are a class of their own.
+            classes = context.labels.clamp_min(-1) + 1
             sizes = torch.bincount(classes)
             kept = torch.bincount(classes[~cut], minlength=len(sizes))
             floors = (sizes * self.min_kept_per_class).ceil().long()
