@@ -18,6 +18,7 @@ from lightning_alignprune import (
     DynamicAlignment,
     DynamicPruningCallback,
     InfoBatch,
+    MixtureCut,
     PruningSchedule,
 )
 from tests.conftest import TinyModule, assert_identical, make_data, make_trainer, weights_of
@@ -85,8 +86,12 @@ def make_callback(kind="alignment", **kwargs):
     if kind == "batch loss":
         signal = BatchLoss(bias_correction=True)
         return DynamicPruningCallback("loss", InfoBatch(0.7), signal, schedule, **kwargs)
-    score = DynamicAlignment(window=4, min_observations=2)
     reference = make_data(16, seed=3, noise=0.0)
+    if kind == "robust":
+        schedule = PruningSchedule(1, finish="selected")
+        policy = MixtureCut(patience=0, readmit=0.2)
+        return DynamicPruningCallback.robust(reference, schedule=schedule, policy=policy, **kwargs)
+    score = DynamicAlignment(window=4, min_observations=2)
     return DynamicPruningCallback(
         score, InfoBatch(0.7), schedule=schedule, reference=reference, **kwargs
     )
@@ -120,6 +125,7 @@ CASES = {
     "two validations": {"val_check_interval": 0.5},
     "limited": {"limit_train_batches": 5},
     "batch loss": {"kind": "batch loss"},
+    "robust": {"kind": "robust"},
     "dropout": {"dropout": 0.3, "rng": True},
 }
 

@@ -1,0 +1,287 @@
+"""The robust preset in real runs: what it cuts, what it leaves alone, what it refuses."""
+
+from functools import cache, partial
+
+import lightning.pytorch as pl
+import pytest
+import torch
+import torch.nn.functional as F
+from lightning.pytorch.utilities.exceptions import MisconfigurationException
+from sklearn.datasets import load_digits
+from torch import nn
+from torch.utils.data import DataLoader, TensorDataset
+
+from lightning_alignprune import (
+    CalibratedLoss,
+    DynamicPruningCallback,
+    MeanLoss,
+    MixtureCut,
+    PruningSchedule,
+    PseudoClean,
+    ReferenceRank,
+)
+from tests.conftest import TinyModule, assert_identical, make_data, make_trainer, weights_of
+from tests.integration.ranked_fits import fit, make_callback, same
+from tests.integration.test_fixed_partition import whole
+
+NUM_TRAIN, NUM_REFERENCE = 1000, 300
+
+
+class Digits(pl.LightningModule):
+    """Large enough to learn wrong labels by heart."""
+
+    def __init__(self):
+        super().__init__()
+        self.net = nn.Sequential(nn.Linear(64, 256), nn.ReLU(), nn.Linear(256, 10))
+
+    def training_step(self, batch, batch_idx):
+        x, y = batch
+        return F.cross_entropy(self.net(x), y)
+
+    def configure_optimizers(self):
+        return torch.optim.SGD(self.parameters(), lr=0.1, momentum=0.9)
+
+
+@cache
+def digits():
+    x, y = (torch.from_numpy(part) for part in load_digits(return_X_y=True))
+    order = torch.randperm(len(y), generator=torch.Generator().manual_seed(0))
+    return (x[order] / 16).float(), y[order]
+
+
+def train_digits(noise, callback=None, epochs=30):
+    """Each wrong label is the next class's; return the test accuracy and who is wrong."""
+    x, y = digits()
+    generator = torch.Generator().manual_seed(1)
+    is_wrong = torch.rand(NUM_TRAIN, generator=generator) < noise
+    labels = torch.where(is_wrong, (y[:NUM_TRAIN] + 1) % 10, y[:NUM_TRAIN])
+    pl.seed_everything(0, verbose=False)
+    module = Digits()
+    trainer = make_trainer(*([callback] if callback else []), max_epochs=epochs)
+    trainer.fit(module, DataLoader(TensorDataset(x[:NUM_TRAIN], labels), 64, shuffle=True))
+    rest = NUM_TRAIN + NUM_REFERENCE
+    right = module.net(x[rest:]).argmax(1) == y[rest:]
+    return float(right.float().mean()), is_wrong
+
+
+def clean_digits(size=NUM_REFERENCE):
+    x, y = digits()
+    return TensorDataset(x[NUM_TRAIN:][:size], y[NUM_TRAIN:][:size])
+
+
+def test_labels_taken_for_the_next_class_are_found_and_left_out():
+    plain, _ = train_digits(0.4)
+    callback = DynamicPruningCallback.robust(clean_digits())
+    robust, is_wrong = train_digits(0.4, callback)
+    kept = callback.decision.selection.kept
+    assert is_wrong[kept].float().mean() < 0.1
+    assert (~kept)[is_wrong].float().mean() > 0.9
+    assert robust > plain + 0.1
+    assert callback.trajectories.best_epoch is not None
+
+
+def test_clean_labels_are_left_alone():
+    plain, _ = train_digits(0.0)
+    callback = DynamicPruningCallback.robust(clean_digits())
+    robust, _ = train_digits(0.0, callback)
+    assert callback._pruner.policy.metrics().get("noise_share", 0.0) < 0.05
+    assert robust > plain - 0.02
+    # Half of the easy ones are out, and hardly more.
+    kept = callback.decision.selection.kept
+    assert kept.float().mean() > 0.4
+
+
+def test_nothing_changes_before_the_first_selection_and_nothing_is_passed_twice():
+    passes = {True: 0, False: 0}
+
+    class Counting(TinyModule):
+        def forward(self, x):
+            passes[self.training] += len(x)
+            return super().forward(x)
+
+    class AtEpoch3(pl.Callback):
+        def on_train_epoch_end(self, trainer, pl_module):
+            if trainer.current_epoch == 3:
+                found.append((weights_of(pl_module), dict(passes)))
+
+    def train(*callbacks):
+        pl.seed_everything(2, verbose=False)
+        passes.update({True: 0, False: 0})
+        trainer = make_trainer(*callbacks, AtEpoch3(), max_epochs=6)
+        trainer.fit(Counting(batch_norm=True), DataLoader(make_data(), 8))
+
+    found = []
+    train()
+    clean = make_data(30, seed=2, noise=0.0)
+    schedule = PruningSchedule(4, finish="selected")
+    train(DynamicPruningCallback.robust(clean, schedule=schedule))
+    assert_identical(found[1][0], found[0][0])
+    assert [count for _, count in found] == [{True: 400, False: 0}, {True: 400, False: 120}]
+
+
+def small_robust(reference=None, **kwargs):
+    settings = {
+        "schedule": PruningSchedule(1, finish="selected"),
+        "policy": MixtureCut(patience=0),
+        "keep_history": True,
+    }
+    return DynamicPruningCallback.robust(
+        reference or make_data(30, seed=2, noise=0.0), **(settings | kwargs)
+    )
+
+
+@pytest.mark.parametrize(
+    "make_score",
+    [ReferenceRank, partial(ReferenceRank, None, "none"), MeanLoss, partial(str, "loss")],
+    ids=["ReferenceRank", "whole history", "MeanLoss", "loss"],
+)
+@pytest.mark.parametrize("policy", ["MixtureCut", "InfoBatch", "SeTa"])
+def test_the_recorded_losses_go_with_any_score_and_policy(make_score, policy):
+    callback = DynamicPruningCallback(
+        make_score(),
+        policy,
+        CalibratedLoss(),
+        PruningSchedule(1, stop_fraction=0.8),
+        make_data(30, seed=2, noise=0.0),
+    )
+    make_trainer(callback, max_epochs=5).fit(TinyModule(), DataLoader(make_data(), 8))
+    assert len(callback.trajectories.reference) > 0
+    assert callback.trajectories.last.isfinite().all()
+
+
+def test_half_precision_and_ignored_samples():
+    x, y = make_data().tensors
+    y = y.clone()
+    y[::10] = -100
+
+    class Ignoring(TinyModule):
+        def training_step(self, batch, batch_idx):
+            return F.cross_entropy(self(batch[0]), batch[1], ignore_index=-100)
+
+    callback = small_robust()
+    trainer = make_trainer(callback, max_epochs=5, precision="bf16-mixed")
+    trainer.fit(Ignoring(), DataLoader(TensorDataset(x, y), 8))
+    last = callback.trajectories.last
+    assert torch.equal(last.isnan(), y == -100)
+    kept = callback.decision.selection.kept
+    assert kept[y == -100].all(), "never scored, never cut"
+    assert not kept.all()
+
+
+def test_validation_as_reference():
+    class Module(TinyModule):
+        def validation_step(self, batch, batch_idx):
+            return F.cross_entropy(self(batch[0]), batch[1])
+
+    callback = small_robust("validation")
+    clean = DataLoader(make_data(40, seed=2, noise=0.0), 16)
+    make_trainer(callback, max_epochs=5).fit(Module(), DataLoader(make_data(), 8), clean)
+    assert [len(row) for row in callback.trajectories._reference_rows] == [40] * 5
+    assert not callback.decision.selection.kept.all()
+
+
+def test_a_class_that_the_reference_lacks_keeps_its_plain_loss():
+    x, y = make_data(60, seed=2, noise=0.0).tensors
+    seen = []
+
+    class Noting(TinyModule):
+        def training_step(self, batch, batch_idx):
+            logits = self(batch[0])
+            if len(logits) == 100:  # not the reference
+                seen.append((logits.detach(), batch[1]))
+            return F.cross_entropy(logits, batch[1])
+
+    schedule = PruningSchedule(2, finish="selected")
+    callback = small_robust(TensorDataset(x[y != 2], y[y != 2]), schedule=schedule)
+    make_trainer(callback, max_epochs=5).fit(Noting(), DataLoader(make_data(noise=0.4), 100))
+    logits, labels = seen[1]
+    row = callback.trajectories.rows[1]
+    plain = F.cross_entropy(logits, labels, reduction="none")
+    lacks = make_data(noise=0.4).tensors[1] == 2
+    torch.testing.assert_close(row[lacks], plain[labels == 2])
+    assert row.isfinite().all()
+
+
+class Regression(TinyModule):
+    def training_step(self, batch, batch_idx):
+        return F.mse_loss(self(batch[0])[:, 0], batch[1].float())
+
+
+class SoftTargets(TinyModule):
+    def training_step(self, batch, batch_idx):
+        return F.cross_entropy(self(batch[0]), F.one_hot(batch[1], 3).float())
+
+
+class OwnLosses(TinyModule):
+    def training_step(self, batch, batch_idx):
+        losses = F.cross_entropy(self(batch[0]), batch[1], reduction="none")
+        return {"loss": losses.mean(), "sample_loss": losses}
+
+
+class TwoLosses(TinyModule):
+    def training_step(self, batch, batch_idx):
+        logits = self(batch[0])
+        return F.cross_entropy(logits, batch[1]) + F.cross_entropy(2 * logits, batch[1])
+
+
+@pytest.mark.parametrize("module", [Regression, SoftTargets, OwnLosses, TwoLosses])
+def test_a_step_without_logits_is_refused_before_anything_is_trained(module):
+    model = module()
+    before = weights_of(model)
+    with pytest.raises(MisconfigurationException, match=r"CalibratedLoss.*SampleLoss"):
+        make_trainer(small_robust()).fit(model, DataLoader(make_data(), 8))
+    assert_identical(weights_of(model), before)
+
+
+@pytest.mark.parametrize("reference", ["pseudo", PseudoClean(20)])
+def test_without_clean_labels(reference):
+    callback = DynamicPruningCallback.robust(
+        reference, schedule=PruningSchedule(2, finish="selected")
+    )
+    make_trainer(callback, max_epochs=6).fit(TinyModule(), DataLoader(make_data(), 8))
+    assert not callback.decision.selection.kept.all()
+    for part in ({"signal": "CalibratedLoss"}, {"score": "ReferenceRank"}):
+        callback = DynamicPruningCallback.robust(reference, **part)
+        with pytest.raises(MisconfigurationException, match="clean"):
+            make_trainer(callback).fit(TinyModule(), DataLoader(make_data(), 8))
+
+
+def make_robust_rank(**kwargs):
+    return make_callback(
+        MixtureCut(patience=0, max_wrong=0.4),
+        score=ReferenceRank(window=4),
+        signal=CalibratedLoss(),
+        schedule=PruningSchedule(2, finish="selected"),
+        **kwargs,
+    )
+
+
+class Unmoved(TinyModule):
+    """Losses that change from epoch to epoch and do not depend on what was trained before."""
+
+    def training_step(self, batch, batch_idx):
+        x, y = batch
+        return F.cross_entropy(self(x) + x[:, :3] * self.trainer.current_epoch, y)
+
+    def configure_optimizers(self):
+        return torch.optim.SGD(self.parameters(), lr=0.0)
+
+
+def test_ranks_agree_and_decide_as_one_process(tmp_path):
+    kwargs = {"num_samples": 64, "make_module": Unmoved}
+    alone = fit(tmp_path / "alone", 1, callback=make_robust_rank, **kwargs)
+    both = fit(tmp_path / "both", 2, callback=make_robust_rank, **kwargs)
+    fixed = fit(
+        tmp_path / "fixed", 2, callback=partial(make_robust_rank, partition="fixed"), **kwargs
+    )
+    for epoch in range(2):
+        torch.testing.assert_close(both[0]["rows"][epoch], alone[0]["rows"][epoch])
+        torch.testing.assert_close(whole(fixed, "rows", epoch, 64), alone[0]["rows"][epoch])
+    torch.testing.assert_close(both[0]["reference"], alone[0]["reference"])
+    kept = alone[0]["kept"][1]
+    assert not kept.all()
+    for results in (both, fixed):
+        assert same(whole(results, "kept", 1, 64), kept)
+    for name in ("rows", "kept"):
+        assert all(same(a, b) for a, b in zip(both[0][name], both[1][name], strict=True))
+    assert both[0]["metrics"] == both[1]["metrics"]
