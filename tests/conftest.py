@@ -7,10 +7,15 @@ import lightning.pytorch as pl
 import pytest
 import torch
 import torch.nn.functional as F
+from hypothesis import settings
 from lightning.pytorch.callbacks import Checkpoint
 from torch import Tensor, nn
 from torch.overrides import _get_current_function_mode_stack
 from torch.utils.data import DataLoader, TensorDataset
+
+# A busy machine is no failure.
+settings.register_profile("no deadline", deadline=None)
+settings.load_profile("no deadline")
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

@@ -22,7 +22,7 @@ def test_oracle_of_the_small_loss():
 
 
 @given(st.integers(1, 60), st.integers(0, 20))
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 def test_balanced_small_losses(count, seed):
     generator = torch.Generator().manual_seed(seed)
     losses = torch.rand(50, generator=generator)

@@ -9,7 +9,7 @@ seeds = st.integers(-(2**70), 2**70)
 
 
 @given(seeds, st.integers(0, 10**6), st.integers(0, 3))
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 def test_keys_are_distinct_and_belong_to_the_sample(seed, epoch, stream):
     keys = sample_keys(torch.arange(500), seed, epoch, stream)
     assert len(torch.unique(keys)) == 500
@@ -44,7 +44,7 @@ def test_seed_is_below_2_to_63():
 
 
 @given(st.integers(0, 60), st.integers(0, 20), st.integers(0, 3))
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_histograms_over_ranks_draw_the_same(count, seed, epoch):
     candidates, indices = torch.arange(50) % 3 > 0, torch.arange(50)
     alone = draw_fixed_count(candidates, count, indices, seed, epoch)

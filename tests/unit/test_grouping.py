@@ -32,7 +32,7 @@ def test_oracle_of_the_seta_code():
 
 
 @given(values, st.integers(1, 5))
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 def test_never_worse_than_all_groupings(numbers, k):
     scores = torch.tensor(numbers)
     inertia = oracles.sum_of_squares(scores, grouped(scores, k))
@@ -99,7 +99,7 @@ def test_the_caller_keeps_the_order_of_its_scores():
 
 
 @given(values, st.integers(1, 4), st.randoms(use_true_random=False))
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 def test_order_does_not_matter(numbers, k, random):
     shuffled = random.sample(numbers, len(numbers))
     assert torch.equal(

@@ -45,7 +45,7 @@ def test_the_groups_are_those_of_one_process(kind, k):
     st.lists(st.sampled_from(ODD) | st.floats(-100, 100, width=32), min_size=3, max_size=12),
     st.integers(1, 5),
 )
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 def test_never_worse_than_all_groupings(numbers, k):
     scores = torch.tensor(numbers)
     labels = labels_over_ranks(scores, k)

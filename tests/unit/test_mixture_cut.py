@@ -42,7 +42,7 @@ NUMBERS = st.floats(-100, 100, width=32).filter(lambda x: x == 0 or abs(x) > 1e-
 
 
 @given(st.lists(NUMBERS, min_size=1, max_size=30), st.lists(NUMBERS, min_size=1, max_size=30))
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 def test_rank_is_that_of_the_slow_version(losses, reference):
     ranks = reference_rank(torch.tensor(losses), torch.tensor(reference))
     expected = [slow_rank(loss, reference) for loss in losses]
@@ -53,7 +53,7 @@ def test_rank_is_that_of_the_slow_version(losses, reference):
     st.lists(NUMBERS | st.sampled_from([NAN, INF, -INF, 1e30]), min_size=1, max_size=30),
     st.lists(NUMBERS, min_size=1, max_size=30),
 )
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 def test_rank_is_monotone_within_0_and_1_and_nan_stays(losses, reference):
     losses = torch.tensor(losses).sort().values  # NaN last
     ranks = reference_rank(losses, torch.tensor(reference))

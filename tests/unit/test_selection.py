@@ -97,7 +97,7 @@ def test_no_rescale_no_weights():
 
 
 @given(st.lists(st.sampled_from([0.0, 1.0, 2.5, NAN]), min_size=3, max_size=40), st.integers(0, 9))
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_infobatch_of_shares_is_that_of_the_whole(scores, epoch):
     scores, indices = torch.tensor(scores), torch.arange(len(scores))
     whole = infobatch_selection(scores, 0.5, indices, 0, epoch)
@@ -114,7 +114,7 @@ def test_infobatch_of_shares_is_that_of_the_whole(scores, epoch):
     st.lists(st.sampled_from([-1e30, -2.5, -0.0, 0.0, 1.0, 7.0, NAN]), min_size=3, max_size=30),
     st.integers(0, 31),
 )
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=80)
 def test_draw_largest(values, count):
     values, indices = torch.tensor(values), torch.arange(len(values))
     taken = draw_largest(values, count, indices, 0, 0)

@@ -106,7 +106,7 @@ def test_view_knows_the_last_losses_before_it_across_dropped_rows():
     ),
     st.integers(1, 3),
 )
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=80)
 def test_a_small_bank_answers_like_one_that_keeps_everything(epochs, window):
     rows, reference = [row for row, _ in epochs], [u for _, u in epochs]
     small = bank_of(rows, reference, window=window, keep_best=True)
