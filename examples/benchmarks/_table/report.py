@@ -1,6 +1,6 @@
 """Turn results into tables: mean and standard deviation over seeds, beside the paper's numbers."""
 
-from statistics import fmean, stdev
+from statistics import fmean, median, stdev
 from typing import Any
 
 from _table.methods import ALL_METHODS
@@ -15,6 +15,7 @@ HEADER: Row = (
     "last epoch",
     "best reference loss",
     "passes",
+    "seconds",
     "AUROC",
     "wrong labels kept",
     "right labels kept",
@@ -39,6 +40,11 @@ def _mean(values: list[float | None], digits: int, scale: float = 1.0) -> str:
     return f"{fmean(known):.{digits}f}" if known else NONE
 
 
+def _median(values: list[float | None]) -> str:
+    known = [value for value in values if value is not None]
+    return f"{median(known):.0f}" if known else NONE
+
+
 def _of(results: list[Result], noise: str, method: str) -> list[Result]:
     wanted = {"noise": noise, "method": method}
     return [r for r in results if wanted.items() <= r["config"].items()]
@@ -55,6 +61,7 @@ def _row(task: Task, noise: str, method: str, runs: list[Result]) -> Row:
         mean_and_sd(column("accuracy_last"), 1),
         mean_and_sd(column("accuracy_best_reference"), 1),
         _mean(column("passes"), 2),
+        _median(column("seconds")),
         mean_and_sd(column("auroc"), 2),
         _mean(column("wrong_kept"), 0, 100) + (" %" if runs[0]["noise_rate"] else ""),
         _mean(column("right_kept"), 0, 100) + " %",
