@@ -92,7 +92,7 @@ class CalibratedLoss(Signal):
         # The step may run under autocast, in which the map would be applied in half precision.
         with torch.no_grad(), torch.autocast(device.type, enabled=False):
             losses = self._calibrator.losses(call.logits, labels)
-        losses = torch.nan_to_num(losses, nan=torch.inf, posinf=torch.inf, neginf=-torch.inf)
+        losses = torch.where(call.losses.isinf() | losses.isnan(), torch.inf, losses)
         return torch.where(ignored, torch.nan, losses)
 
     @override

@@ -126,6 +126,7 @@ class FitSession:
         """Let the selection take effect, on a fresh start or where a checkpoint left off."""
         trainer, sampler = self.trainer, self.sampler
         assert sampler is not None
+        pruner.has_reference = self.reference is not None
         if pruner.policy.uses_labels:
             pruner.labels = labels_of(self._dataset, pruner.indices)
         if state and self._lr is not None and state.get("lr"):

@@ -165,9 +165,10 @@ def in_index_order(loader: DataLoader[Any]) -> DataLoader[Any]:
 def shard_batches(loader: Any, num_replicas: int, rank: int) -> tuple[Any, int | None]:
     """Deal the batches of a loader out over ranks.
 
-    A rank that is one batch short repeats its first, so that all make as many forward passes: a
-    module may hold collectives. A loader whose order is not ours to know is left whole, which
-    gives every rank the same mean.
+    The batches are in the order of the dataset, shuffled or not, so that a sample is where it was
+    in the pass before. A rank that is one batch short repeats its first, so that all make as many
+    forward passes: a module may hold collectives. A loader whose order is not ours to know is left
+    whole, which gives every rank the same mean.
 
     Returns:
         The loader and the number of its batches that count; None if all do.
@@ -178,10 +179,12 @@ def shard_batches(loader: Any, num_replicas: int, rank: int) -> tuple[Any, int |
         and type(loader.batch_sampler) is BatchSampler
         and type(sampler) in (SequentialSampler, RandomSampler)
     )
-    if num_replicas == 1 or not is_plain:
+    if not is_plain or (num_replicas == 1 and type(sampler) is SequentialSampler):
         return loader, None
     order = SequentialSampler(loader.dataset)
     batches = list(BatchSampler(order, loader.batch_sampler.batch_size, drop_last=False))
+    if num_replicas == 1:
+        return access.with_batches(loader, batches), None
     own = batches[rank::num_replicas]
     num_each = -(-len(batches) // num_replicas)
     padded = own + [(own or batches)[0]] * (num_each - len(own))

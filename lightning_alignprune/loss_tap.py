@@ -116,6 +116,7 @@ class LossTap(TorchFunctionMode):
                 reduction,
                 first.detach(),
                 bound["target"],
+                func,
             )
         )
         return output

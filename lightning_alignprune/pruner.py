@@ -62,6 +62,7 @@ class Pruner:
         self.trajectories = LossTrajectories(self.share.num_own, window, device, dtype, keep_best)
         self.indices = self.share.indices(device)
         self.labels: Tensor | None = None
+        self.has_reference = False
         self.decision = Decision(0, None)
         self.num_selections = 0
         self.num_trained = 0
@@ -141,6 +142,8 @@ class Pruner:
 
     def _about_reference(self) -> dict[str, Any]:
         since = self.trajectories.epochs_since_best
+        if since is None and self.has_reference:
+            since = 0
         uses = self.policy.uses_reference_scores
         return {
             "reference_scores": self.score.compute_reference(self.trajectories) if uses else None,

@@ -24,7 +24,7 @@ class PseudoClean:
         size: How many samples, or, as a float in (0, 1), which share of the training set. The
             paper finds little difference down to 0.1 %; ten samples already give a trend.
         balanced: Choose as many of each class where labels can be read from the dataset
-            (``targets``, ``labels``, or the last tensor of a ``TensorDataset``).
+            (``targets``, ``labels``, or the second of two tensors of a ``TensorDataset``).
 
     Raises:
         ValueError: If ``size`` is out of range.
@@ -128,21 +128,30 @@ def read_labels(dataset: Dataset[Any]) -> Tensor | None:
         >>> read_labels(Subset(data, [1, 2])).tolist()
         [2, 1]
     """
+    for name in ("targets", "labels"):  # also a subset's own, such as noisy ones
+        labels = _as_labels(getattr(dataset, name, None), dataset)
+        if labels is not None:
+            return labels
     if isinstance(dataset, Subset):
         labels = read_labels(dataset.dataset)
-        return None if labels is None else labels[torch.as_tensor(dataset.indices)]
+        indices = torch.as_tensor(dataset.indices, dtype=torch.int64)
+        return None if labels is None else labels[indices]
     if isinstance(dataset, ConcatDataset):
         parts = [read_labels(part) for part in dataset.datasets]
         whole = [part for part in parts if part is not None]
         return torch.cat(whole) if len(whole) == len(parts) else None
-    found: Any = None
-    if isinstance(dataset, TensorDataset):
-        found = dataset.tensors[-1]
-    for name in ("targets", "labels"):
-        found = getattr(dataset, name, found)
+    if isinstance(dataset, TensorDataset) and len(dataset.tensors) == 2:  # a third may be anything
+        return _as_labels(dataset.tensors[1], dataset)
+    return None
+
+
+def _as_labels(found: Any, dataset: Any) -> Tensor | None:
     try:
         labels = torch.as_tensor(found)
     except (TypeError, ValueError, RuntimeError):
         return None
-    is_class = labels.ndim == 1 and not labels.is_floating_point()
-    return labels.long() if is_class and len(labels) == len(dataset) else None  # type: ignore[arg-type]
+    if labels.ndim != 1 or labels.is_floating_point() or len(labels) != len(dataset):
+        return None
+    # As many classes as samples are not classes, but numbers of the samples.
+    is_class = len(labels) < 10 or len(torch.unique(labels)) <= len(labels) // 2
+    return labels.long() if is_class else None

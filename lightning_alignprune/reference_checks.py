@@ -1,10 +1,11 @@
 """What a reference set needs of the fit."""
 
+import torch
 from lightning.pytorch import Trainer
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
 from lightning_alignprune.scores import Score
-from lightning_alignprune.signals import Signal
+from lightning_alignprune.signals import ReferenceSamples, Signal
 
 VALIDATION = "validation"
 
@@ -22,6 +23,21 @@ def check_validation(trainer: Trainer) -> None:
             f'validation in every epoch for reference="{VALIDATION}"',
             f"check_val_every_n_epoch={trainer.check_val_every_n_epoch}",
             "Validate every epoch, or pass reference= a loader.",
+        )
+
+
+def check_order(before: ReferenceSamples | None, now: ReferenceSamples | None) -> None:
+    """Refuse a reference whose samples are in another order than in the pass before.
+
+    Their losses are averaged over epochs, each sample with itself.
+    """
+    if before is None or now is None or before.labels is None or now.labels is None:
+        return
+    if not torch.equal(before.labels, now.labels):
+        raise reference_error(
+            "the reference samples in the same order in every pass",
+            "labels in another order than in the pass before",
+            "Use shuffle=False and a sampler without randomness.",
         )
 
 

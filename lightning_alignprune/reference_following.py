@@ -49,9 +49,8 @@ def follow_reference(
         samples = signal.follow_reference(samples)
     except NoLogitsError as error:
         raise no_logits(signal, error) from None
-    if not signal.needs_logits:
-        return samples
-    # One fit for all: its last bits may differ between machines.
+    # One fit for all: its last bits may differ between machines. And one set of losses: BatchNorm's
+    # statistics differ between ranks.
     mine = (samples.losses.cpu(), _on_cpu(signal.state_dict()))
     losses, state = exchange.from_rank_zero(mine)
     signal.load_state_dict(state)

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from lightning.pytorch.utilities.data import extract_batch_size
@@ -11,7 +11,9 @@ from torch import Tensor
 
 from lightning_alignprune.loss_tap import LossTap
 from lightning_alignprune.signals import ReferenceSamples
-from lightning_alignprune.tapped_step import is_classification
+from lightning_alignprune.tapped_step import TappedCall, is_classification, main_call
+
+Keeps = Literal["losses", "logits"] | None
 
 
 @dataclass
@@ -19,10 +21,11 @@ class ReferenceLoss:
     """Sum up losses over batches and give their mean as a device scalar, without a host wait.
 
     Attributes:
-        keeps_samples: Keep each sample's loss too, with logits and label where they are seen.
+        keeps: ``"losses"`` keeps each sample's loss, with logits and label where they are seen;
+            ``"logits"`` keeps these also from a loss that has other parts; None keeps nothing.
     """
 
-    keeps_samples: bool = False
+    keeps: Keeps = None
     total: Tensor | float = 0.0
     count: Tensor | float = 0.0
     num_batches: int = 0
@@ -33,15 +36,16 @@ class ReferenceLoss:
         self.num_batches += 1
         loss = returned.get("loss") if isinstance(returned, dict) else returned
         vector = returned.get("sample_loss") if isinstance(returned, dict) else None
-        if vector is None and len(tap.calls) == 1:
-            vector = tap.calls[0].losses
+        call = main_call(tap.calls, loss)
+        if vector is None and call is not None:
+            vector = call.losses
+        if self.keeps:
+            self._keep(tap, vector, call)
         if vector is not None:
             losses = vector.detach().float()
             observed = ~losses.isnan()
             self.total = self.total + losses.nansum()
             self.count = self.count + observed.sum()
-            if self.keeps_samples:
-                self._keep(tap, losses)
         elif isinstance(loss, Tensor):
             size = len(tap.calls[0].losses) if tap.calls else extract_batch_size(batch)
             self.total = self.total + loss.detach().float() * size
@@ -53,11 +57,18 @@ class ReferenceLoss:
                 "from the step, or a dict with 'loss' and 'sample_loss'."
             )
 
-    def _keep(self, tap: LossTap, losses: Tensor) -> None:
+    def _keep(self, tap: LossTap, losses: Tensor | None, call: TappedCall | None) -> None:
+        if call is None or not is_classification(call):
+            calls = [call for call in tap.calls if is_classification(call)]
+            call = calls[0] if len(calls) == 1 else None
+        if losses is None and self.keeps == "logits" and call is not None:
+            losses = call.losses
+        if losses is None:
+            return
+        losses = losses.detach().float()
         columns = [torch.full_like(losses, self.num_batches), losses]
-        calls = [call for call in tap.calls if is_classification(call)]
-        if len(calls) == 1 and len(calls[0].target) == len(losses):
-            columns += [calls[0].target.float(), *calls[0].logits.float().unbind(1)]
+        if call is not None and len(call.target) == len(losses):
+            columns += [call.target.float(), *call.logits.float().unbind(1)]
         self.kept.append(torch.stack(columns, 1))
 
     def samples(self, gather: Callable[[Tensor], Tensor] | None) -> ReferenceSamples | None:
@@ -79,7 +90,8 @@ class ReferenceLoss:
             rows = gather(rows)
             rows = rows[rows[:, 0].argsort(stable=True)]
         rows = rows[~rows[:, 1].isnan()]
-        if not len(rows) or not bool(rows.isfinite().all()):
+        # A class masked out by a logit of -inf is no fault.
+        if not len(rows) or not bool(rows[:, 1].isfinite().all()) or bool(rows.isnan().any()):
             return None
         if rows.shape[1] == 2:
             return ReferenceSamples(rows[:, 1])

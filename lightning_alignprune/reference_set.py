@@ -16,11 +16,12 @@ from lightning_alignprune.pseudo_clean import PseudoClean, PseudoModerate, read_
 from lightning_alignprune.reference import reference_loss, training_logits
 from lightning_alignprune.reference_checks import (
     VALIDATION,
+    check_order,
     check_unit,
     check_validation,
     reference_error,
 )
-from lightning_alignprune.reference_loss import ReferenceLoss
+from lightning_alignprune.reference_loss import Keeps, ReferenceLoss
 from lightning_alignprune.scores import Score
 from lightning_alignprune.signals import ReferenceSamples, Signal
 from lightning_alignprune.trajectories import LossTrajectories
@@ -41,7 +42,7 @@ class ReferenceSet:
     Args:
         source: ``"validation"``, a loader, a dataset, or a hook that returns one.
         plain: Leave label smoothing out of the loss.
-        keeps_samples: Keep what a pass saw sample by sample in :attr:`samples`.
+        keeps: What a pass keeps sample by sample in :attr:`samples`: nothing, losses or logits.
 
     Attributes:
         validated: Loss of the epoch's last validation pass, until the epoch end takes it.
@@ -49,10 +50,10 @@ class ReferenceSet:
         samples: What the last pass saw sample by sample, if that is kept.
     """
 
-    def __init__(self, source: Any, plain: bool = False, keeps_samples: bool = False) -> None:
+    def __init__(self, source: Any, plain: bool = False, keeps: Keeps = None) -> None:
         self._source = source
         self._plain = plain
-        self._keeps_samples = keeps_samples
+        self._keeps = keeps
         self._loader: Any = None
         self._num_own: int | None = None
         self._labels: Tensor | None = None
@@ -60,6 +61,7 @@ class ReferenceSet:
         self.validated: Tensor | None = None
         self.chosen: Tensor | None = None
         self.samples: ReferenceSamples | None = None
+        self._before: ReferenceSamples | None = None
 
     @classmethod
     def find(
@@ -89,14 +91,14 @@ class ReferenceSet:
         if isinstance(reference, str) and reference == PSEUDO:
             reference = PseudoClean()
         check_unit(signal, score)
-        needed_by = [x for x in (signal, score) if _needs_samples(x)]
+        needs = ((signal, signal.needs_logits), (score, score.needs_reference_samples))
+        needed_by = [part for part, is_needed in needs if is_needed]
         if isinstance(reference, PseudoClean):
             if needed_by:
                 raise reference_error(
                     f"clean reference samples for {type(needed_by[0]).__name__}",
                     f"{type(reference).__name__}, which is made of training samples' losses",
-                    'Pass a held-out set or reference="validation", or use SampleLoss and '
-                    "MeanLoss.",
+                    f'Pass a held-out set or "{VALIDATION}", or use SampleLoss and MeanLoss.',
                 )
             return cls(reference, signal.plain_loss)
         if isinstance(reference, str):
@@ -108,8 +110,10 @@ class ReferenceSet:
                 f'Use reference="{VALIDATION}".',
             )
         in_same_unit = signal.weighting == "sample"
-        keeps_samples = bool(needed_by) or (policy.uses_reference_scores and in_same_unit)
-        return cls(reference, signal.plain_loss, keeps_samples)
+        keeps: Keeps = None
+        if needed_by or (policy.uses_reference_scores and in_same_unit):
+            keeps = "logits" if signal.needs_logits else "losses"
+        return cls(reference, signal.plain_loss, keeps)
 
     @property
     def is_validation(self) -> bool:
@@ -169,15 +173,19 @@ class ReferenceSet:
             return validated
         if isinstance(self._source, PseudoClean):
             return None
-        result = ReferenceLoss(self._keeps_samples)
-        # A loader that every rank reads whole need not be gathered.
-        is_shared_out = self._num_own is not None
+        result = ReferenceLoss(self._keeps)
         loss = reference_loss(
             trainer, module, self._loader, self._plain, self._num_own, all_reduce, result
         )
-        if self._keeps_samples:
-            self.samples = result.samples(gather if is_shared_out else None)
+        # A loader that every rank reads whole need not be gathered.
+        self._take(result, gather if self._num_own is not None else None)
         return loss
+
+    def _take(self, result: ReferenceLoss, gather: Callable[[Tensor], Tensor] | None) -> None:
+        if self._keeps:
+            self.samples = result.samples(gather)
+            check_order(self._before, self.samples)
+            self._before = self.samples
 
     def refresh(
         self, trainer: Trainer, module: LightningModule, trajectories: LossTrajectories
@@ -215,7 +223,7 @@ class ReferenceSet:
     def open_validation(self) -> None:
         """Begin to listen to validation steps."""
         if self.is_validation:
-            self._running = ReferenceLoss(self._keeps_samples)
+            self._running = ReferenceLoss(self._keeps)
 
     def close_validation(
         self,
@@ -228,8 +236,7 @@ class ReferenceSet:
             totals = self._running.totals(device)
             totals = all_reduce(totals) if all_reduce else totals
             self.validated = (totals[0] / totals[1]).float()
-            if self._keeps_samples:
-                self.samples = self._running.samples(gather)
+            self._take(self._running, gather)
         self._running = None
 
     def run(self, step: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
@@ -241,7 +248,3 @@ class ReferenceSet:
             returned = step(*args, **kwargs)
         self._running.add(tap, returned, args[0] if args else kwargs.get("batch"))
         return returned
-
-
-def _needs_samples(part: Signal | Score) -> bool:
-    return part.needs_logits if isinstance(part, Signal) else part.needs_reference_samples

@@ -96,9 +96,11 @@ class TrajectoryScore(Score):
     @override
     def compute_reference(self, trajectories: LossTrajectories) -> Tensor | None:
         view = self.view(trajectories)
-        rows = [row for row in view.reference_rows if row is not None]
-        if not rows or len(rows) < len(view.rows) or len({len(row) for row in rows}) > 1:
+        found = [row for row in view.reference_rows if row is not None]
+        if not found or len({len(row) for row in found}) > 1:
             return None
+        missing = torch.full_like(found[0], torch.nan)  # an epoch without a pass: not observed
+        rows = [missing if row is None else row for row in view.reference_rows]
         return self.of_rows(rows, view)
 
     @abstractmethod

@@ -1,9 +1,11 @@
 """What a tap saw in one step, and the per-sample losses in it. Legend: ``B`` samples."""
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 
@@ -17,6 +19,7 @@ class TappedCall(NamedTuple):
         reduction: ``"mean"``, ``"batchmean"``, ``"sum"`` or ``"none"``.
         logits: The first argument of the call, detached; its second in ``target``.
         target: See ``logits``.
+        func: The torch function.
     """
 
     losses: Tensor
@@ -24,6 +27,7 @@ class TappedCall(NamedTuple):
     reduction: str
     logits: Tensor
     target: Tensor
+    func: Callable[..., Tensor] = F.cross_entropy
 
 
 class UnseenLossError(RuntimeError):
@@ -100,9 +104,17 @@ def _combined(loss: Tensor, calls: list[TappedCall]) -> Tensor:
 
 
 def is_classification(call: TappedCall) -> bool:
-    """Say whether the call had logits of shape (B, C) and integer class labels."""
+    """Say whether it was cross-entropy or NLL on logits of shape (B, C) and integer labels."""
     target = call.target
-    return call.logits.ndim == 2 and target.ndim == 1 and not target.is_floating_point()
+    is_labelled = call.logits.ndim == 2 and target.ndim == 1 and not target.is_floating_point()
+    return is_labelled and call.func in (F.cross_entropy, F.nll_loss)
+
+
+def main_call(calls: list[TappedCall], loss: object) -> TappedCall | None:
+    """Return the call that made the loss: the only one, or the one whose result it is."""
+    if len(calls) == 1:
+        return calls[0]
+    return next((call for call in calls if call.output is loss), None)
 
 
 def is_part_of(loss: Tensor, calls: list[TappedCall]) -> bool:

@@ -15,7 +15,7 @@ from lightning_alignprune.trajectory_view import TrajectoryView, later_loss
 
 StorageDtype = Literal["float32", "float16", "bfloat16"]
 STATE_VERSION = 1
-_NONE_YET = (math.inf, -1)  # a reference loss and its epoch
+_NONE_YET = (math.inf, 0)  # a reference loss, and how many came after it
 
 
 class LossTrajectories:
@@ -66,9 +66,7 @@ class LossTrajectories:
                 owner, "window", window, low=1, integer=True, remedy="Use None to keep all epochs."
             )
         check_choice(owner, "dtype", dtype, ("float32", "float16", "bfloat16"))
-        self.num_samples = num_samples
-        self.window = window
-        self.keep_best = keep_best
+        self.num_samples, self.window, self.keep_best = num_samples, window, keep_best
         self.device = torch.device(device)
         self.dtype: torch.dtype = getattr(torch, dtype)
         self.rows: list[Tensor] = []
@@ -76,7 +74,7 @@ class LossTrajectories:
         self._reference: list[float] = []
         self._reference_rows: list[Tensor | None] = []
         self._reference_after: Tensor | None = None
-        self._best_dropped = _NONE_YET
+        self._lowest = _NONE_YET
         # _dropped[t]: last losses of the rows dropped just before row t; the entry T follows all.
         self._dropped: list[Tensor | None] = [None]
         self.running = self._empty()
@@ -100,8 +98,9 @@ class LossTrajectories:
 
     def replace_reference(self, values: Tensor) -> None:
         """Set the reference losses of all kept epochs, shape (T,); those of dropped ones go."""
-        self._reference = values.tolist()
-        self._best_dropped = _NONE_YET
+        self._reference, self._lowest = values.tolist(), _NONE_YET
+        for value in self._reference:
+            self._count(value)
 
     @property
     def best_epoch(self) -> int | None:
@@ -111,17 +110,19 @@ class LossTrajectories:
 
     @property
     def epochs_since_best(self) -> int | None:
-        """How long ago the reference loss was lowest, dropped epochs included; None without one."""
-        pairs = [self._best_dropped, *zip(self._reference, self.epochs, strict=True)]
-        loss, epoch = min(pair for pair in pairs if not math.isnan(pair[0]))
-        return self.epochs[-1] - epoch if loss < math.inf else None
+        """How many reference losses, dropped ones included, came after the lowest; None if none."""
+        return self._lowest[1] if self._lowest[0] < math.inf else None
+
+    def _count(self, reference: float) -> None:
+        lowest, since = self._lowest
+        if not math.isnan(reference):  # an epoch without a pass shows no lack of progress
+            self._lowest = (reference, 0) if reference < lowest else (lowest, since + 1)
 
     @property
     def last(self) -> Tensor:
         """Each sample's most recent loss, shape (N,), float32; NaN if it was never seen."""
-        return TrajectoryView(
-            [], [], self.reference, self._older(len(self.rows)), self._empty
-        ).before
+        older = self._older(len(self.rows))
+        return TrajectoryView([], [], self.reference, older, self._empty).before
 
     def view(self, window: int | None = None, until: int | None = None) -> TrajectoryView:
         """Look at the last epochs, or at the last up to a given one.
@@ -177,7 +178,8 @@ class LossTrajectories:
         self._dropped.append(None)
         self.epochs.append(epoch)
         self._reference.append(float("nan") if reference is None else float(reference))
-        self._reference_rows.append(self._in_mid_epoch(reference_samples))
+        self._count(self._reference[-1])
+        self._reference_rows.append(self._in_mid_epoch(self._here(reference_samples)))
         self.running = self._empty()
         self._drop_unneeded()
 
@@ -187,7 +189,10 @@ class LossTrajectories:
         before, self._reference_after = self._reference_after, after
         if after is None or before is None or before.shape != after.shape:
             return after
-        return (before.to(after.device) + after) / 2
+        return (before + after) / 2
+
+    def _here(self, losses: Tensor | None) -> Tensor | None:
+        return None if losses is None else losses.to(self.device)
 
     def _drop_unneeded(self) -> None:
         if self.window is None:
@@ -203,7 +208,6 @@ class LossTrajectories:
     def _drop(self, t: int) -> None:
         older = later_loss(self._dropped.pop(t), self.rows.pop(t))
         self._dropped[t] = later_loss(older, self._dropped[t])  # now before the row that follows
-        self._best_dropped = min(self._best_dropped, (self._reference[t], self.epochs[t]))
         del self.epochs[t], self._reference[t], self._reference_rows[t]
 
     def state_dict(self) -> dict[str, Any]:
@@ -215,7 +219,7 @@ class LossTrajectories:
             "reference": self.reference.cpu(),
             "reference_rows": list(self._reference_rows),
             "reference_after": self._reference_after,
-            "best_dropped": self._best_dropped,
+            "lowest": self._lowest,
             "rows": list(self.rows),
             "dropped": list(self._dropped),
             "running": self.running.clone(),
@@ -235,12 +239,11 @@ class LossTrajectories:
         self.epochs = list(state["epochs"])
         self._reference = state["reference"].tolist()
         # A checkpoint of an older version has no reference rows.
-        self._reference_rows = list(state.get("reference_rows", [None] * len(self.epochs)))
-        self._reference_after = state.get("reference_after")
-        self._best_dropped = tuple(state.get("best_dropped", _NONE_YET))
+        own = state.get("reference_rows", [None] * len(self.epochs))
+        self._reference_rows = [self._here(losses) for losses in own]
+        self._reference_after = self._here(state.get("reference_after"))
+        self._lowest = tuple(state.get("lowest", _NONE_YET))
         self.rows = [row.to(device=self.device, dtype=self.dtype) for row in state["rows"]]
-        self._dropped = [
-            None if losses is None else losses.to(self.device) for losses in state["dropped"]
-        ]
+        self._dropped = [self._here(losses) for losses in state["dropped"]]
         self.running = state["running"].to(self.device).float().clone()
         self._drop_unneeded()

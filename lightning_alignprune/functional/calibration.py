@@ -18,6 +18,7 @@ STRENGTHS = (1.0, 10.0, 100.0)
 NUM_FOLDS = 4
 _MOST_CLASSES_OF_A_MATRIX = 128
 _MAX_ITERATIONS = 30
+_LARGEST_LOGIT = 1e4
 # Standard errors that a gain must stand out by, and how many over n more: that of a handful of
 # samples is itself hardly known. Without them ten samples of each of three classes could harm the
 # loss by 20 %; with them no draw of tests/unit/test_calibration.py harms by 1 %.
@@ -50,7 +51,7 @@ class Calibrator(NamedTuple):
         A sample whose label the reference set lacks gets its plain loss: nothing was learned about
         that class, except that the reference has none, which says nothing about this sample.
         """
-        logits = logits.float()
+        logits = _bounded(logits)
         mapped = F.cross_entropy(self(logits), labels, reduction="none")
         plain = F.cross_entropy(logits, labels, reduction="none")
         return torch.where(self.known[labels.clamp_min(0)], mapped, plain)
@@ -124,7 +125,12 @@ def calibrate(
         )
     # The caller may be in a validation pass, whose tensors autograd refuses: copies.
     with torch.inference_mode(False):
-        return _calibrate(logits.detach().float().clone(), labels.clone(), strengths)
+        return _calibrate(_bounded(logits.detach()).clone(), labels.clone(), strengths)
+
+
+def _bounded(logits: Tensor) -> Tensor:
+    # A class that is masked out by -inf: times 0 that would be NaN.
+    return logits.float().clamp(-_LARGEST_LOGIT, _LARGEST_LOGIT)
 
 
 def _calibrate(logits: Tensor, labels: Tensor, strengths: Sequence[float]) -> Calibration:
@@ -141,6 +147,7 @@ def _calibrate(logits: Tensor, labels: Tensor, strengths: Sequence[float]) -> Ca
     # A few samples flatter one map or another by chance.
     error = gains.std(1, unbiased=False) / len(labels) ** 0.5
     surest = gains.mean(1) - (_CONFIDENCE + _CAUTION / len(labels)) * error
+    surest = torch.where(held_out.isfinite().all(1), surest, -torch.inf)
     best = int(surest.argmax())
     if float(surest[best]) <= 0:
         same = identity_calibrator(num_classes, logits.device)

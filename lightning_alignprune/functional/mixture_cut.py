@@ -157,7 +157,7 @@ def gaussian_cut(
     better than one (by BIC), or lie too close together (Ashman's D below 2), nothing is cut.
 
     Args:
-        scores: Shape (N,), float, high = keep; NaN is left out.
+        scores: Shape (N,), float, high = keep; NaN and infinite ones are left out.
         max_wrong: Posterior of the low component at the cut, in (0, 1).
         all_reduce: Sums over ranks when each holds only its share of the samples.
 
@@ -176,7 +176,7 @@ def gaussian_cut(
         O(N); the EM runs on a histogram of 200 bins. Range of the bins: four standard deviations
         around the mean; what lies outside counts in the outermost bins.
     """
-    defined = scores[~scores.isnan()].double()
+    defined = scores[scores.isfinite()].double()
     moments = torch.stack([torch.ones_like(defined).sum(), defined.sum(), defined.square().sum()])
     count, first, second = (all_reduce(moments) if all_reduce else moments).tolist()
     if count < 2:

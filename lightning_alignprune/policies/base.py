@@ -30,7 +30,8 @@ class SelectionContext:
             policy's ``uses_reference_scores`` is set and the score can tell.
         labels: Shape (N,), int64, the samples' class labels as the data set has them; None unless
             the policy's ``uses_labels`` is set and they can be read without loading samples.
-        epochs_since_best: How many epochs ago the reference loss was lowest; None without one.
+        epochs_since_best: How many reference losses came after the lowest; None without a
+            reference, 0 before its first loss.
         is_learning: Whether the newest losses enter the score: with a gate only while the
             reference loss is at its lowest.
     """

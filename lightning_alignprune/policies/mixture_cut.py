@@ -1,5 +1,6 @@
 """MixtureCut: prune what is probably mislabelled, by a mixture of right and wrong labels."""
 
+import math
 from typing import Any
 
 import torch
@@ -42,7 +43,8 @@ class MixtureCut(Policy):
             until then the network learns from right labels more than it memorises wrong ones. 0
             cuts from the schedule's ``start_epoch`` on. Without a reference loss there is no wait.
         prune_easy: Chance in [0, 1) that an easy sample is left out of an epoch.
-        readmit: Chance in [0, 1) that a cut sample without new losses comes back for an epoch.
+        readmit: Chance in [0, 1) that a cut sample that did not train in the epoch before comes
+            back for one, while newer losses still enter the score.
         min_kept: Smallest share of the samples that the cut leaves, in (0, 1].
         min_kept_per_class: The same within each class, in [0, 1], where labels can be read from
             the dataset. Counted within each rank's share for ``partition="fixed"``.
@@ -65,7 +67,7 @@ class MixtureCut(Policy):
     def __init__(
         self,
         max_wrong: float = 0.2,
-        patience: int = 3,
+        patience: int = 5,
         prune_easy: float = 0.5,
         readmit: float = 0.02,
         min_kept: float = 0.1,
@@ -111,8 +113,13 @@ class MixtureCut(Policy):
             kept = ~self._cut(scores, context)
             if self.readmit and context.is_learning:
                 draws = uniform(context.indices, context.seed, context.epoch, _READMIT_STREAM)
-                kept |= ~is_new & (draws < self.readmit)
+                kept |= self._is_unseen(context) & (draws < self.readmit)
         return Selection(kept & ~self._left_out(kept, context))
+
+    @staticmethod
+    def _is_unseen(context: SelectionContext) -> Tensor:
+        rows = context.trajectories.rows
+        return rows[-1].isnan() if rows else torch.zeros_like(context.indices, dtype=torch.bool)
 
     def _may_begin(self, context: SelectionContext) -> bool:
         waited = context.epochs_since_best
@@ -122,7 +129,7 @@ class MixtureCut(Policy):
         """Return what is cut, shape (N,), bool; undefined scores are not."""
         reference = context.reference_scores
         if reference is not None:  # an alignment of few or flat epochs is undefined
-            reference = reference[~reference.isnan()]
+            reference = reference[~reference.isnan()].to(scores.device)
         if reference is None or not len(reference):
             found: Cut = gaussian_cut(scores, self.max_wrong, context.all_reduce)
             badness, threshold = -scores, -found.threshold
@@ -152,7 +159,7 @@ class MixtureCut(Policy):
         ).tolist()
         if num_kept < self.min_kept * num_all:
             # The same share of each rank's samples; for one process that is exact.
-            count = int(self.min_kept * len(cut)) + 1
+            count = math.ceil(self.min_kept * len(cut) - 1e-9)
             cut[badness.argsort()[:count]] = False
         return cut
 

@@ -67,6 +67,19 @@ def test_labels_are_read_without_loading_samples():
     assert read_labels(Lazy()).tolist() == [3, 1, 2]
     assert read_labels(ConcatDataset([Lazy(), Subset(Lazy(), [2])])).tolist() == [3, 1, 2, 2]
     assert read_labels(TensorDataset(torch.rand(4), torch.rand(4))) is None
+    numbered = TensorDataset(torch.rand(30), torch.zeros(30).long(), torch.arange(30))
+    assert read_labels(numbered) is None
+    assert read_labels(TensorDataset(torch.rand(30), torch.arange(30))) is None
+    assert read_labels(Subset(Lazy(), [])).tolist() == []
+
+    class Named(Lazy):
+        labels = ("cat", "dog", "cat")
+
+    class Noisy(Subset):
+        targets = (0, 1)
+
+    assert read_labels(Named()).tolist() == [3, 1, 2]
+    assert read_labels(Noisy(Lazy(), [0, 2])).tolist() == [0, 1]
 
 
 @pytest.mark.parametrize("size", [0, -1, 0.0, 1.0, 1.5])

@@ -202,6 +202,112 @@ def test_a_class_that_the_reference_lacks_keeps_its_plain_loss():
     assert row.isfinite().all()
 
 
+def test_the_order_of_the_reference_loader_does_not_matter():
+    # A sample's rank is averaged over epochs: with itself, not with another's.
+    data, found = make_data(noise=0.0), []
+    for shuffle in (False, True):
+        pl.seed_everything(3, verbose=False)
+        reference = DataLoader(make_data(70, seed=2, noise=0.0), 16, shuffle=shuffle)
+        callback = small_robust(reference)
+        make_trainer(callback, max_epochs=5).fit(TinyModule(), DataLoader(data, 8))
+        found.append(torch.stack(callback.trajectories._reference_rows))
+    torch.testing.assert_close(found[0], found[1])
+
+
+def test_a_shuffled_validation_set_is_refused_as_soon_as_it_is_seen():
+    class Module(TinyModule):
+        def validation_step(self, batch, batch_idx):
+            return F.cross_entropy(self(batch[0]), batch[1])
+
+    class Shuffled(torch.utils.data.Sampler):
+        def __iter__(self):
+            return iter(torch.randperm(40).tolist())
+
+        def __len__(self):
+            return 40
+
+    clean = DataLoader(make_data(40, seed=2, noise=0.0), 16, sampler=Shuffled())
+    with pytest.raises(MisconfigurationException, match=r"same order in every pass.*shuffle=False"):
+        make_trainer(small_robust("validation"), num_sanity_val_steps=0).fit(
+            Module(), DataLoader(make_data(), 8), clean
+        )
+
+
+@pytest.mark.parametrize("interval", [30, 60])
+def test_epochs_without_a_reference_pass_do_not_count_as_waiting(interval):
+    class Module(TinyModule):
+        def validation_step(self, batch, batch_idx):
+            return F.cross_entropy(self(batch[0]), batch[1])
+
+    waits = []
+
+    class Waiting(MixtureCut):
+        def select(self, scores, context):
+            waits.append(context.epochs_since_best)
+            return super().select(scores, context)
+
+    callback = small_robust("validation", policy=Waiting(patience=3, prune_easy=0.0))
+    trainer = make_trainer(
+        callback, max_epochs=9, val_check_interval=interval, check_val_every_n_epoch=None
+    )
+    data = DataLoader(make_data(80, noise=0.4), 8)
+    trainer.fit(Module(), data, DataLoader(make_data(40, seed=2, noise=0.0), 40))
+    # The loss falls all the way: every pass was the best so far.
+    assert waits == [0] * 8
+    assert callback.decision.selection is None, "nothing was cut"
+
+
+class WithAuxiliaryLoss(TinyModule):
+    def training_step(self, batch, batch_idx):
+        logits = self(batch[0])
+        loss = F.cross_entropy(logits, batch[1])
+        return loss + 0.1 * F.mse_loss(self.net[0](batch[0]), torch.zeros(len(logits), 16))
+
+
+class WithMetric(TinyModule):
+    def training_step(self, batch, batch_idx):
+        logits = self(batch[0])
+        with torch.no_grad():
+            self.log("sharper", F.cross_entropy(2 * logits, batch[1]))
+        return F.cross_entropy(logits, batch[1])
+
+
+class WithMask(TinyModule):
+    def forward(self, x):
+        masked = torch.zeros(len(x), 1).fill_(-torch.inf)
+        return torch.cat([super().forward(x), masked], 1)
+
+
+@pytest.mark.parametrize("module", [WithAuxiliaryLoss, WithMetric, WithMask])
+def test_one_classification_loss_among_other_things(module):
+    callback = small_robust()
+    make_trainer(callback, max_epochs=5).fit(module(), DataLoader(make_data(), 8))
+    assert callback.trajectories.last.isfinite().all()
+    assert all(len(row) == 30 for row in callback.trajectories._reference_rows)
+    assert not callback.decision.selection.kept.all()
+
+
+def test_a_column_of_indices_is_not_taken_for_classes():
+    # Each sample a class of its own would be kept by the floor within its class.
+    x, y = make_data(noise=0.4).tensors
+
+    class Indexed(TinyModule):
+        def training_step(self, batch, batch_idx):
+            return super().training_step(batch[:2], batch_idx)
+
+    kept = []
+    for data in (TensorDataset(x, y), TensorDataset(x, y, torch.arange(100))):
+        pl.seed_everything(3, verbose=False)
+        clean = [*make_data(40, seed=2, noise=0.0).tensors, torch.arange(40)][: len(data.tensors)]
+        callback = small_robust(
+            TensorDataset(*clean), policy=MixtureCut(patience=0, min_kept_per_class=0.01)
+        )
+        make_trainer(callback, max_epochs=5).fit(Indexed(), DataLoader(data, 8))
+        kept.append(callback.decision.selection.kept)
+    assert not kept[0].all()
+    assert torch.equal(*kept)
+
+
 class Regression(TinyModule):
     def training_step(self, batch, batch_idx):
         return F.mse_loss(self(batch[0])[:, 0], batch[1].float())
@@ -244,6 +350,18 @@ def test_without_clean_labels(reference):
         callback = DynamicPruningCallback.robust(reference, **part)
         with pytest.raises(MisconfigurationException, match="clean"):
             make_trainer(callback).fit(TinyModule(), DataLoader(make_data(), 8))
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("device", ["auto", "cpu"])
+def test_on_a_gpu_and_over_a_resume(tmp_path, device):
+    for epochs, ckpt in ((4, None), (7, tmp_path / "4.ckpt")):
+        callback = small_robust(device=device)
+        trainer = make_trainer(callback, max_epochs=epochs, accelerator="gpu")
+        trainer.fit(TinyModule(), DataLoader(make_data(), 8), ckpt_path=ckpt)
+        trainer.save_checkpoint(tmp_path / f"{epochs}.ckpt")
+        assert not callback.decision.selection.kept.all()
+    assert callback.trajectories.epochs == list(range(7))
 
 
 def make_robust_rank(**kwargs):

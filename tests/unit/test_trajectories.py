@@ -171,3 +171,31 @@ def test_refusals():
     del state["rows"]
     with pytest.raises(KeyError, match="rows"):
         LossTrajectories(1).load_state_dict(state)
+
+
+def test_reference_losses_since_the_lowest_are_counted_where_there_was_one():
+    bank = LossTrajectories(2, window=2)
+    counts = []
+    for epoch, reference in enumerate([None, 3.0, 2.0, None, 2.5, 2.0, None, None, 1.0]):
+        bank.close_epoch(epoch, reference)
+        counts.append(bank.epochs_since_best)
+        bank = reloaded_bank(bank)
+    assert counts == [None, 0, 0, 0, 1, 2, 2, 2, 0]
+    bank.replace_reference(torch.tensor([1.0, 4.0]))
+    assert bank.epochs_since_best == 1
+
+
+def test_reference_rows_are_in_mid_epoch_and_outlive_a_reload():
+    bank = LossTrajectories(2, window=2)
+    for epoch, row in enumerate(([1.0, 3.0], [3.0, 1.0], None, [5.0, 5.0], [1.0, 1.0])):
+        losses = None if row is None else torch.tensor(row, dtype=torch.float64)
+        bank.close_epoch(epoch, 1.0, reference_samples=losses)
+        bank = reloaded_bank(bank)
+    rows = bank.view().reference_rows
+    assert [None if row is None else row.tolist() for row in rows] == [[5.0, 5.0], [3.0, 3.0]]
+
+
+def reloaded_bank(bank):
+    other = LossTrajectories(bank.num_samples, bank.window)
+    other.load_state_dict(reloaded(bank.state_dict()))
+    return other

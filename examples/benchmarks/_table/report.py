@@ -102,6 +102,19 @@ def rows_by_noise(task: Task, results: list[Result]) -> dict[str, list[Row]]:
     return tables
 
 
+def overview(task: Task, results: list[Result]) -> list[Row]:
+    """Put every noise side by side: the last epoch's accuracy and, in brackets, the passes."""
+    tables = rows_by_noise(task, results)
+    by_method: dict[str, dict[str, str]] = {}
+    for noise, rows in tables.items():
+        for row in rows:
+            by_method.setdefault(row[0], {})[noise] = f"{row[2]} ({row[4]})"
+    body = [
+        (name, *(cells.get(noise, NONE) for noise in tables)) for name, cells in by_method.items()
+    ]
+    return [("last epoch (passes)", *tables), *body]
+
+
 def differences(task: Task, results: list[Result], base: str) -> list[Row]:
     """Compare the last epoch with full training of the same seed.
 
@@ -156,7 +169,8 @@ def _pipes(lines: list[Row]) -> str:
 
 def markdown(task: Task, results: list[Result]) -> str:
     """Format for a page: a table per noise, and the gains over full training."""
-    parts = [
+    parts = [f"### Overview\n\n{_pipes(overview(task, results))}"]
+    parts += [
         f"### {noise[0].upper()}{noise[1:]}\n\n{_pipes([HEADER, *rows])}"
         for noise, rows in rows_by_noise(task, results).items()
     ]
