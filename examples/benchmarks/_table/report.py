@@ -169,7 +169,7 @@ def _pipes(lines: list[Row]) -> str:
 
 def markdown(task: Task, results: list[Result]) -> str:
     """Format for a page: a table per noise, and the gains over full training."""
-    parts = [f"### Overview\n\n{_pipes(overview(task, results))}"]
+    parts = [] if not results else [f"### Overview\n\n{_pipes(overview(task, results))}"]
     parts += [
         f"### {noise[0].upper()}{noise[1:]}\n\n{_pipes([HEADER, *rows])}"
         for noise, rows in rows_by_noise(task, results).items()
