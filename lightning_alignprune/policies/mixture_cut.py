@@ -29,7 +29,8 @@ class MixtureCut(Policy):
     the reference set (``MeanLoss``, ``ReferenceRank``, ``DynamicAlignment``), the reference shows
     what right labels look like, the excess of bad scores over it is the share of wrong labels, and
     the cut lies where their estimated share among the samples reaches ``max_wrong``. Otherwise two
-    Gaussians are fitted. On clean labels nothing stands out and nothing is cut.
+    Gaussians are fitted. On clean labels nothing stands out and nothing is cut; once wrong labels
+    stood out, any excess goes on to count.
 
     What is cut comes back when its score improves, and a small share of the samples on which there
     is nothing new comes back for one epoch to be looked at again, as long as the reference loss
@@ -98,7 +99,7 @@ class MixtureCut(Policy):
         self.min_kept, self.min_kept_per_class = min_kept, min_kept_per_class
         self.keep_fraction = 1.0 - prune_easy
         self.noise_share: float | None = None
-        self._has_begun = False
+        self._has_begun = self._has_found = False
         self._known: Tensor | None = None
 
     @override
@@ -135,14 +136,22 @@ class MixtureCut(Policy):
             badness, threshold = -scores, -found.threshold
         else:
             badness = reference_rank(-scores, -reference)
-            found = reference_cut(
-                badness, len(reference), self.max_wrong, all_reduce=context.all_reduce
-            )
+            found = self._reference_cut(badness, len(reference), context)
             threshold = found.threshold
         self.noise_share = found.noise_share
         badness = badness.nan_to_num(nan=-torch.inf)
         cut = badness > threshold
         return self._with_floors(cut, badness, context)
+
+    def _reference_cut(self, badness: Tensor, count: int, context: SelectionContext) -> Cut:
+        reduce = context.all_reduce
+        found = reference_cut(badness, count, self.max_wrong, all_reduce=reduce)
+        if found.noise_share == 0 and self._has_found:
+            # Wrong labels do not go away. What is trained on looks better with every epoch, and
+            # where the excess had just stood out, all that was cut would come back at once.
+            found = reference_cut(badness, count, self.max_wrong, 1.4, 0.0, reduce)
+        self._has_found |= found.noise_share > 0
+        return found
 
     def _with_floors(self, cut: Tensor, badness: Tensor, context: SelectionContext) -> Tensor:
         if context.labels is not None and self.min_kept_per_class:
@@ -183,10 +192,11 @@ class MixtureCut(Policy):
         return {
             "known": self._known,
             "has_begun": self._has_begun,
+            "has_found": self._has_found,
             "noise_share": self.noise_share,
         }
 
     @override
     def load_state_dict(self, state: dict[str, Any]) -> None:
         self._known, self._has_begun = state["known"], state["has_begun"]
-        self.noise_share = state["noise_share"]
+        self._has_found, self.noise_share = state["has_found"], state["noise_share"]

@@ -346,6 +346,23 @@ def test_a_score_is_carried_until_there_is_a_new_one():
     assert policy.select(later, context(5000, reference_scores=reference)).kept[sample]
 
 
+def test_what_stood_out_once_goes_on_to_count():
+    # The excess shrinks as wrong labels are learned, and soon is within chance.
+    policy, shares = cut_only(), []
+    for shift in (2.0, 1.25, 1.0):
+        scores, reference, is_wrong = mixed(4000, 1000, 300, shift=shift)
+        about = context(5000, reference_scores=reference)
+        kept = policy.select(scores, about).kept
+        assert not kept.all()
+        assert (~kept)[is_wrong].float().mean() > 1.5 * (~kept)[~is_wrong].float().mean()
+        shares.append(policy.noise_share)
+    assert shares[0] > 0
+    fresh = cut_only()
+    assert fresh.select(scores, about).kept.all(), "too little to begin with"
+    fresh.load_state_dict(reloaded(policy.state_dict()))
+    assert torch.equal(fresh.select(scores, about).kept, kept)
+
+
 def test_undefined_scores_are_kept():
     scores, reference, _ = mixed()
     scores[::3] = NAN
