@@ -1,7 +1,7 @@
 """Draw the figures of the page on the robust preset from the results of `run_table.py`.
 
-    python examples/benchmarks/robust_figures.py --results docs/results/robust_news.jsonl \
-        --small docs/results/robust_news_200.jsonl docs/results/robust_news_20.jsonl \
+    python examples/benchmarks/robust_figures.py --results docs/results/news_lr_0.01.jsonl \
+        --small docs/results/news_reference_200.jsonl docs/results/news_reference_20.jsonl \
         --out docs/figures
 
 Each point is the mean over seeds; bars reach from the lowest to the highest seed. With --data, the
@@ -152,7 +152,7 @@ def draw_ablations(results: Results, path: Path) -> None:
         axis.set_axisbelow(True)
     axes[0].set_yticks(range(len(names)), names)
     axes[0].invert_yaxis()
-    figure.supxlabel("points of test accuracy gained by the change", fontsize=10)
+    figure.supxlabel("points of test accuracy gained by the change (scales differ)", fontsize=10)
     figure.tight_layout()
     save(figure, path)
 

@@ -128,7 +128,7 @@ METHODS: dict[str, tuple[str, Make]] = {
     "alignprune_seta": ("AlignPrune on SeTa", _alignprune_seta),
     "gated_das": ("DAS, gated, r 1, finish selected", _gated_das),
     "gated_mean": ("MeanLoss, gated, r 1, finish selected", _gated_mean),
-    "gated_mean_late": ("the same, from epoch 20 on", _gated_mean_late),
+    "gated_mean_late": ("MeanLoss, gated, r 1, from epoch 20 on", _gated_mean_late),
     "robust": ("robust preset", _robust),
     "robust_pseudo": ("robust preset without clean labels", _robust_pseudo),
     "oracle": ("noise oracle", _oracle),
