@@ -88,6 +88,7 @@ def reference_cut(
     max_wrong: float = 0.2,
     head_start: float = 1.4,
     confidence: float = 2.0,
+    least_share: float = 0.0,
     all_reduce: AllReduce | None = None,
 ) -> Cut:
     """Cut where the share of wrong labels among the samples reaches ``max_wrong``.
@@ -108,6 +109,7 @@ def reference_cut(
         head_start: Exponent, at least 1; 1 if the samples were not trained on.
         confidence: Standard errors that the largest excess must stand out by; with 2, one in six
             sets of right labels would show noise.
+        least_share: A share of wrong labels that is known already; the estimate is not lower.
         all_reduce: Sums over ranks when each holds only its share of the samples.
 
     Returns:
@@ -135,13 +137,13 @@ def reference_cut(
     # reference pass (BatchNorm, augmentation) moves right labels about in it.
     informs = (tail >= 0.1) & (tail < 0.5)
     excess = (above - tail) / (1 - tail)
-    share = float((excess - error / (1 - tail))[informs].max().clamp(0.0, 0.99))
+    share = max(least_share, float((excess - error / (1 - tail))[informs].max().clamp(0.0, 0.99)))
     if share == 0.0:
         return Cut(math.inf, 0.0)
     gain = above - (1 - share) * tail**head_start / (1 - max_wrong)
     # More than max_wrong of what is pruned is wrong, so that there is a most that can be pruned.
     # Clean labels on which chance shows a few percent of noise lose little.
-    gain[above > float(excess[informs].max()) / max_wrong] = -math.inf
+    gain[above > max(share, float(excess[informs].max())) / max_wrong] = -math.inf
     best = int(gain.argmax())
     if float(gain[best]) <= 0:
         return Cut(math.inf, share)

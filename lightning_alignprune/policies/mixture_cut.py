@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 from typing_extensions import override
 
-from lightning_alignprune._checks import check_number
+from lightning_alignprune._checks import check_choice, check_number
 from lightning_alignprune.functional.draws import uniform
 from lightning_alignprune.functional.mixture_cut import (
     Cut,
@@ -15,10 +15,9 @@ from lightning_alignprune.functional.mixture_cut import (
     reference_cut,
     reference_rank,
 )
-from lightning_alignprune.functional.selection import Selection
+from lightning_alignprune.functional.selection import Rescale, Selection, infobatch_selection
 from lightning_alignprune.policies.base import Policy, SelectionContext
 
-_EASY_STREAM = 2
 _READMIT_STREAM = 3
 
 
@@ -29,13 +28,14 @@ class MixtureCut(Policy):
     the reference set (``MeanLoss``, ``ReferenceRank``, ``DynamicAlignment``), the reference shows
     what right labels look like, the excess of bad scores over it is the share of wrong labels, and
     the cut lies where their estimated share among the samples reaches ``max_wrong``. Otherwise two
-    Gaussians are fitted. On clean labels nothing stands out and nothing is cut; once wrong labels
-    stood out, any excess goes on to count.
+    Gaussians are fitted. On clean labels nothing stands out and nothing is cut. Wrong labels that
+    stood out once do not go away: the largest share found so far goes on to count, while what is
+    trained on looks better with every epoch.
 
     What is cut comes back when its score improves, and a small share of the samples on which there
     is nothing new comes back for one epoch to be looked at again, as long as the reference loss
-    still improves. Among the samples that are not cut the easy ones (last loss below the mean)
-    are left out at random as in InfoBatch, without weights.
+    still improves. Among the samples that are not cut some of the easy ones (last loss below the
+    mean) are left out at random as in InfoBatch, and those that stay count for them.
 
     Args:
         max_wrong: Estimated share of wrong labels at the cut, in (0, 1). Lower cuts more right
@@ -44,6 +44,9 @@ class MixtureCut(Policy):
             until then the network learns from right labels more than it memorises wrong ones. 0
             cuts from the schedule's ``start_epoch`` on. Without a reference loss there is no wait.
         prune_easy: Chance in [0, 1) that an easy sample is left out of an epoch.
+        rescale: ``"expectation"`` weights the easy samples that stay by ``|easy| / |stay|``;
+            ``"none"`` weights nothing, and the hard samples, among which the remaining wrong labels
+            are, count for more.
         readmit: Chance in [0, 1) that a cut sample that did not train in the epoch before comes
             back for one, while newer losses still enter the score.
         min_kept: Smallest share of the samples that the cut leaves, in (0, 1].
@@ -70,6 +73,7 @@ class MixtureCut(Policy):
         max_wrong: float = 0.2,
         patience: int = 5,
         prune_easy: float = 0.5,
+        rescale: Rescale = "expectation",
         readmit: float = 0.02,
         min_kept: float = 0.1,
         min_kept_per_class: float = 0.1,
@@ -94,12 +98,14 @@ class MixtureCut(Policy):
         check_number(
             owner, "min_kept_per_class", min_kept_per_class, low=0.0, high=1.0, remedy=remedy
         )
+        check_choice(owner, "rescale", rescale, ("expectation", "none"))
         self.max_wrong, self.patience = max_wrong, patience
         self.prune_easy, self.readmit = prune_easy, readmit
+        self.rescale: Rescale = rescale
         self.min_kept, self.min_kept_per_class = min_kept, min_kept_per_class
         self.keep_fraction = 1.0 - prune_easy
         self.noise_share: float | None = None
-        self._has_begun = self._has_found = False
+        self._has_begun = False
         self._known: Tensor | None = None
 
     @override
@@ -115,7 +121,18 @@ class MixtureCut(Policy):
             if self.readmit and context.is_learning:
                 draws = uniform(context.indices, context.seed, context.epoch, _READMIT_STREAM)
                 kept |= self._is_unseen(context) & (draws < self.readmit)
-        return Selection(kept & ~self._left_out(kept, context))
+        if not self.prune_easy:
+            return Selection(kept)
+        easy = infobatch_selection(
+            torch.where(kept, context.trajectories.last, torch.nan),
+            self.prune_easy,
+            context.indices,
+            context.seed,
+            context.epoch,
+            self.rescale,
+            context.all_reduce,
+        )
+        return Selection(kept & easy.kept, easy.weights)
 
     @staticmethod
     def _is_unseen(context: SelectionContext) -> Tensor:
@@ -136,22 +153,18 @@ class MixtureCut(Policy):
             badness, threshold = -scores, -found.threshold
         else:
             badness = reference_rank(-scores, -reference)
-            found = self._reference_cut(badness, len(reference), context)
+            found = reference_cut(
+                badness,
+                len(reference),
+                self.max_wrong,
+                least_share=self.noise_share or 0.0,
+                all_reduce=context.all_reduce,
+            )
             threshold = found.threshold
         self.noise_share = found.noise_share
         badness = badness.nan_to_num(nan=-torch.inf)
         cut = badness > threshold
         return self._with_floors(cut, badness, context)
-
-    def _reference_cut(self, badness: Tensor, count: int, context: SelectionContext) -> Cut:
-        reduce = context.all_reduce
-        found = reference_cut(badness, count, self.max_wrong, all_reduce=reduce)
-        if found.noise_share == 0 and self._has_found:
-            # Wrong labels do not go away. What is trained on looks better with every epoch, and
-            # where the excess had just stood out, all that was cut would come back at once.
-            found = reference_cut(badness, count, self.max_wrong, 1.4, 0.0, reduce)
-        self._has_found |= found.noise_share > 0
-        return found
 
     def _with_floors(self, cut: Tensor, badness: Tensor, context: SelectionContext) -> Tensor:
         if context.labels is not None and self.min_kept_per_class:
@@ -172,17 +185,6 @@ class MixtureCut(Policy):
             cut[badness.argsort()[:count]] = False
         return cut
 
-    def _left_out(self, kept: Tensor, context: SelectionContext) -> Tensor:
-        if not self.prune_easy:
-            return torch.zeros_like(kept)
-        last = context.trajectories.last
-        counts = kept & ~last.isnan()
-        total, count = context.total(
-            torch.stack([last[counts].sum(dtype=torch.float64), counts.sum().double()])
-        ).unbind()
-        draws = uniform(context.indices, context.seed, context.epoch, _EASY_STREAM)
-        return kept & (last < total / count) & (draws < self.prune_easy)
-
     @override
     def metrics(self) -> dict[str, float]:
         return {} if self.noise_share is None else {"noise_share": self.noise_share}
@@ -192,11 +194,10 @@ class MixtureCut(Policy):
         return {
             "known": self._known,
             "has_begun": self._has_begun,
-            "has_found": self._has_found,
             "noise_share": self.noise_share,
         }
 
     @override
     def load_state_dict(self, state: dict[str, Any]) -> None:
         self._known, self._has_begun = state["known"], state["has_begun"]
-        self._has_found, self.noise_share = state["has_found"], state["noise_share"]
+        self.noise_share = state["noise_share"]

@@ -168,6 +168,19 @@ def test_no_more_is_pruned_than_the_share_of_wrong_labels_allows():
         assert pruned <= 5 * (cut.noise_share + error) + 0.005
 
 
+def test_a_known_share_of_wrong_labels_is_a_lower_bound():
+    ranks, is_wrong = ranks_of(4000, 1000, 500, 0, shift=1.0)
+    alone = reference_cut(ranks, 500)
+    assert reference_cut(ranks, 500, least_share=alone.noise_share / 2) == alone
+    known = reference_cut(ranks, 500, least_share=0.2)
+    assert known.noise_share == 0.2
+    # What is trained on looks better and better, and what is wrong does not stand out any more.
+    ranks, is_wrong = ranks_of(4000, 1000, 500, 0, shift=1.0, head_start=2.0)
+    assert reference_cut(ranks, 500).threshold == INF
+    known = reference_cut(ranks, 500, least_share=0.2)
+    assert is_wrong[ranks > known.threshold].float().mean() > 0.4
+
+
 def test_a_lower_bound_on_wrong_labels_cuts_more():
     ranks, _ = ranks_of(3000, 2000, 500, 0)
     thresholds = [reference_cut(ranks, 500, max_wrong=m).threshold for m in (0.05, 0.2, 0.5)]
@@ -356,7 +369,8 @@ def test_what_stood_out_once_goes_on_to_count():
         assert not kept.all()
         assert (~kept)[is_wrong].float().mean() > 1.5 * (~kept)[~is_wrong].float().mean()
         shares.append(policy.noise_share)
-    assert shares[0] > 0
+    assert shares == [shares[0]] * 3
+    assert shares[0] > 0.05
     fresh = cut_only()
     assert fresh.select(scores, about).kept.all(), "too little to begin with"
     fresh.load_state_dict(reloaded(policy.state_dict()))
@@ -437,6 +451,24 @@ def test_easy_samples_are_left_out_at_random():
     assert MixtureCut(prune_easy=0.4).keep_fraction == pytest.approx(0.6)
 
 
+def test_easy_samples_that_stay_count_for_those_that_are_left_out():
+    scores, reference, _ = mixed()
+    losses = (-scores).exp()
+    about = context(5000, bank_of([losses.tolist()]), reference_scores=reference)
+    cut = ~cut_only().select(scores, about).kept
+    kept, weights = MixtureCut(prune_easy=0.4, readmit=0.0).select(scores, about)
+    assert not kept[cut].any()
+    easy = ~cut & (losses < losses[~cut].mean())
+    assert weights[easy & kept].unique().tolist() == [
+        pytest.approx(float(easy.sum() / (easy & kept).sum()))
+    ]
+    assert (weights[kept & ~easy] == 1).all()
+    assert float(weights[kept].sum()) == pytest.approx(float((~cut).sum()), rel=1e-5)
+    bare = MixtureCut(prune_easy=0.4, readmit=0.0, rescale="none").select(scores, about)
+    assert bare.weights is None
+    assert torch.equal(bare.kept, kept)
+
+
 def test_shares_decide_as_one_process():
     scores, reference, _ = mixed()
     losses = (-scores).exp()
@@ -454,7 +486,8 @@ def test_shares_decide_as_one_process():
             reference_scores=reference,
             epochs_since_best=5,
         )
-        return MixtureCut().select(scores[part], about).kept
+        kept, weights = MixtureCut().select(scores[part], about)
+        return torch.stack([kept.double(), weights.double()], 1)
 
     assert torch.equal(in_two_shares(select, 5000), select(slice(None)))
 
@@ -472,6 +505,11 @@ def test_state_round_trip():
     fresh = MixtureCut()
     fresh.load_state_dict(reloaded(MixtureCut().state_dict()))
     assert fresh.select(unseen, later).kept.any()
+
+
+def test_rescale_is_checked():
+    with pytest.raises(ValueError, match=r"MixtureCut: expected rescale .*got 'mean'"):
+        MixtureCut(rescale="mean")
 
 
 @pytest.mark.parametrize("n", [1, 2, 5])

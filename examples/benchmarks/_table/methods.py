@@ -159,6 +159,10 @@ ABLATIONS: dict[str, tuple[str, Make]] = {
         "robust, easy samples stay",
         _robust_with(policy=lambda: MixtureCut(prune_easy=0.0)),
     ),
+    "robust_no_weights": (
+        "robust, easy samples that stay count once",
+        _robust_with(policy=lambda: MixtureCut(rescale="none")),
+    ),
     "robust_wrong_10": (
         "robust, max_wrong 0.1",
         _robust_with(policy=lambda: MixtureCut(max_wrong=0.1)),
@@ -187,7 +191,11 @@ WITHOUT_SCORE = ("full", "oracle", "reference_only")
 def described(part: Any) -> dict[str, Any]:
     """Say which class with which plain settings an object is, for the JSON of a run."""
     plain = (int, float, str, type(None))
-    settings = {name: value for name, value in vars(part).items() if isinstance(value, plain)}
+    settings = {
+        name: value
+        for name, value in vars(part).items()
+        if isinstance(value, plain) and not name.startswith("_")
+    }
     return {"class": type(part).__name__, **settings}
 
 
