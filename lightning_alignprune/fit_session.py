@@ -62,8 +62,7 @@ class FitSession:
         restores_rng: bool,
         partition: Partition,
     ) -> None:
-        self.trainer, self.module = trainer, module
-        self.reference = reference
+        self.trainer, self.module, self.reference = trainer, module, reference
         self.recorder = StepRecorder(signal, not module.automatic_optimization)
         self.sampler: PrunedSampler | None = None
         self._dataset: Any = None
@@ -143,6 +142,7 @@ class FitSession:
             # A run that had ended goes on: later max_epochs, second fit.
             self._decide(pruner, epoch)
         self._pruner, self.recorder.signal = pruner, pruner.signal
+        self.recorder.will_weigh = pruner.policy.weighs_samples
         sampler.seed = self._seed = pruner.seed  # of the checkpoint, if there is one
         self._apply_selection(pruner)
         num_behind = access.batches_to_skip(trainer)

@@ -131,6 +131,7 @@ class Pruner:
                 self.share.all_reduce,
                 easy_end=self.score.easy_end,
                 labels=self.labels,
+                is_finishing=finishing,
                 **self._about_reference(),
             )
             selection = self.policy.select(scores, context)

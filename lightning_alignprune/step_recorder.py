@@ -37,6 +37,7 @@ class StepRecorder:
     def __init__(self, signal: Signal, is_manual: bool = False) -> None:
         self.signal = signal
         self.is_manual = is_manual
+        self.will_weigh = False  # until the policy is known
         self._indices: Tensor | None = None
         self._weights: Tensor | None = None
         self._values: Tensor | None = None
@@ -95,20 +96,20 @@ class StepRecorder:
         if loss is None and not self.is_manual:
             return returned
         self._record(TappedStep(len(indices), loss))
-        if self._weights is None or loss is None:
-            return returned
-        if self.is_manual:
+        if self.is_manual and (self.will_weigh or self._weights is not None):
             raise _error(
                 "weights on a batch loss",
                 "manual optimisation, where the backward pass is over before they apply",
                 "Use a policy that weights nothing (rescale='none').",
             )
+        if self._weights is None or loss is None:
+            return returned
         weighted = loss * self._weights.mean().to(loss.dtype)
         return {**returned, "loss": weighted} if isinstance(returned, dict) else weighted
 
     def _take_user_losses(self, returned: Any, losses: Tensor, tapped: TappedStep) -> Any:
         # Where the tap saw the loss function, the weights are on the graph already.
-        if self._weights is not None and not tapped.calls:
+        if (self.will_weigh or self._weights is not None) and not tapped.calls:
             if self.is_manual or not losses.requires_grad:
                 reason = "manual optimisation" if self.is_manual else "a detached sample_loss"
                 raise _error(
@@ -117,8 +118,9 @@ class StepRecorder:
                     "Compute the loss from it, or use a policy that weights nothing "
                     "(rescale='none').",
                 )
-            weights = self._weights.to(losses.dtype)
-            losses.register_hook(lambda grad: grad * weights)  # type: ignore[no-untyped-call]
+            if self._weights is not None:
+                weights = self._weights.to(losses.dtype)
+                losses.register_hook(lambda grad: grad * weights)  # type: ignore[no-untyped-call]
         return {**returned, "sample_loss": losses.detach()}
 
     def _record(self, tapped: TappedStep) -> None:

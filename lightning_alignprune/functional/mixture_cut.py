@@ -27,10 +27,12 @@ class Cut(NamedTuple):
         threshold: What lies above (ranks) or below (scores) it is pruned; infinite (minus
             infinite for scores) if nothing is.
         noise_share: Estimated share of wrong labels among all samples, in [0, 1].
+        pruned: Share of the samples that it takes, in [0, 1].
     """
 
     threshold: float
     noise_share: float
+    pruned: float = 0.0
 
 
 def reference_rank(losses: Tensor, reference: Tensor) -> Tensor:
@@ -88,7 +90,7 @@ def reference_cut(
     max_wrong: float = 0.2,
     head_start: float = 1.4,
     confidence: float = 2.0,
-    least_share: float = 0.0,
+    least_pruned: float = 0.0,
     all_reduce: AllReduce | None = None,
 ) -> Cut:
     """Cut where the share of wrong labels among the samples reaches ``max_wrong``.
@@ -109,7 +111,8 @@ def reference_cut(
         head_start: Exponent, at least 1; 1 if the samples were not trained on.
         confidence: Standard errors that the largest excess must stand out by; with 2, one in six
             sets of right labels would show noise.
-        least_share: A share of wrong labels that is known already; the estimate is not lower.
+        least_pruned: Share of the samples, in [0, 1], that is pruned at least, to a bin's width:
+            what an earlier cut found, when wrong labels stood out more.
         all_reduce: Sums over ranks when each holds only its share of the samples.
 
     Returns:
@@ -137,17 +140,20 @@ def reference_cut(
     # reference pass (BatchNorm, augmentation) moves right labels about in it.
     informs = (tail >= 0.1) & (tail < 0.5)
     excess = (above - tail) / (1 - tail)
-    share = max(least_share, float((excess - error / (1 - tail))[informs].max().clamp(0.0, 0.99)))
-    if share == 0.0:
+    share = float((excess - error / (1 - tail))[informs].max().clamp(0.0, 0.99))
+    if share == 0.0 and least_pruned == 0.0:
         return Cut(math.inf, 0.0)
     gain = above - (1 - share) * tail**head_start / (1 - max_wrong)
     # More than max_wrong of what is pruned is wrong, so that there is a most that can be pruned.
     # Clean labels on which chance shows a few percent of noise lose little.
-    gain[above > max(share, float(excess[informs].max())) / max_wrong] = -math.inf
+    gain[above > float(excess[informs].max()) / max_wrong] = -math.inf
     best = int(gain.argmax())
-    if float(gain[best]) <= 0:
+    pruned = float(above[best]) if share > 0 and float(gain[best]) > 0 else 0.0
+    if pruned < least_pruned:  # the bin's surplus must not add up from cut to cut
+        best, pruned = int((above >= least_pruned).sum()) - 1, least_pruned
+    if pruned == 0.0 or best < 0:
         return Cut(math.inf, share)
-    return Cut((best + 1) / _NUM_BINS, share)
+    return Cut((best + 1) / _NUM_BINS, share, pruned)
 
 
 def gaussian_cut(

@@ -34,6 +34,7 @@ class SelectionContext:
             reference, 0 before its first loss.
         is_learning: Whether the newest losses enter the score: with a gate only while the
             reference loss is at its lowest.
+        is_finishing: Whether the epoch is one of the last, after the schedule's ``stop_fraction``.
     """
 
     epoch: int
@@ -47,6 +48,7 @@ class SelectionContext:
     labels: Tensor | None = None
     epochs_since_best: int | None = None
     is_learning: bool = True
+    is_finishing: bool = False
 
     def total(self, value: Tensor) -> Tensor:
         """Sum a tensor over all shares of the data set."""
@@ -70,6 +72,8 @@ class Policy(ABC):
         works_on_shares: Whether :meth:`select` gives the same selection when each rank calls it
             with the scores of its own samples only, adding up over ranks with
             ``context.all_reduce``. Needed for ``partition="fixed"``.
+        weighs_samples: Whether selections come with weights; a step on whose loss they could not be
+            put is then refused at the start instead of at the first weight.
         uses_reference_scores: Whether :meth:`select` reads ``context.reference_scores``.
         uses_labels: Whether :meth:`select` reads ``context.labels``.
     """
@@ -78,6 +82,7 @@ class Policy(ABC):
     keep_fraction: float = 1.0
     window: int | None = 1
     works_on_shares: bool = False
+    weighs_samples: bool = False
     uses_reference_scores: bool = False
     uses_labels: bool = False
 

@@ -60,6 +60,7 @@ class InfoBatch(Policy):
         self.rescale: Rescale = rescale
         self.keep_floor = keep_floor
         self.keep_fraction = max(keep_floor, 1.0 - prune_probability)
+        self.weighs_samples = rescale != "none" and self.keep_fraction < 1.0
 
     @override
     def select(self, scores: Tensor, context: SelectionContext) -> Selection:

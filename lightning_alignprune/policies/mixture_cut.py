@@ -28,14 +28,14 @@ class MixtureCut(Policy):
     the reference set (``MeanLoss``, ``ReferenceRank``, ``DynamicAlignment``), the reference shows
     what right labels look like, the excess of bad scores over it is the share of wrong labels, and
     the cut lies where their estimated share among the samples reaches ``max_wrong``. Otherwise two
-    Gaussians are fitted. On clean labels nothing stands out and nothing is cut. Wrong labels that
-    stood out once do not go away: the largest share found so far goes on to count, while what is
-    trained on looks better with every epoch.
+    Gaussians are fitted. On clean labels nothing stands out and nothing is cut. What is trained on
+    looks better with every epoch, wrong or right; so the cut never takes fewer samples than before,
+    and one comes back in exchange for one that looks worse by now.
 
-    What is cut comes back when its score improves, and a small share of the samples on which there
-    is nothing new comes back for one epoch to be looked at again, as long as the reference loss
-    still improves. Among the samples that are not cut some of the easy ones (last loss below the
-    mean) are left out at random as in InfoBatch, and those that stay count for them.
+    A small share of the cut samples comes back for one epoch to be looked at again, as long as the
+    reference loss still improves. Among the samples that are not cut some of the easy ones (last
+    loss below the mean) are left out at random as in InfoBatch, and those that stay count for them.
+    In the schedule's last epochs all that is not cut trains, with weight 1.
 
     Args:
         max_wrong: Estimated share of wrong labels at the cut, in (0, 1). Lower cuts more right
@@ -57,7 +57,7 @@ class MixtureCut(Policy):
         ValueError: If a value is out of range.
 
     Attributes:
-        noise_share: Estimated share of wrong labels at the last cut; None before the first.
+        noise_share: Largest estimate of the share of wrong labels so far; None before the first.
 
     Note:
         Logged as ``pruning/noise_share``. Cost O(N) and a few host synchronisations. Source: ours.
@@ -104,8 +104,9 @@ class MixtureCut(Policy):
         self.rescale: Rescale = rescale
         self.min_kept, self.min_kept_per_class = min_kept, min_kept_per_class
         self.keep_fraction = 1.0 - prune_easy
+        self.weighs_samples = rescale != "none" and prune_easy > 0.0
         self.noise_share: float | None = None
-        self._has_begun = False
+        self._has_begun, self._pruned = False, 0.0
         self._known: Tensor | None = None
 
     @override
@@ -118,10 +119,10 @@ class MixtureCut(Policy):
         if self._may_begin(context):
             self._has_begun = True
             kept = ~self._cut(scores, context)
-            if self.readmit and context.is_learning:
+            if self.readmit and context.is_learning and not context.is_finishing:
                 draws = uniform(context.indices, context.seed, context.epoch, _READMIT_STREAM)
                 kept |= self._is_unseen(context) & (draws < self.readmit)
-        if not self.prune_easy:
+        if not self.prune_easy or context.is_finishing:
             return Selection(kept)
         easy = infobatch_selection(
             torch.where(kept, context.trajectories.last, torch.nan),
@@ -157,11 +158,12 @@ class MixtureCut(Policy):
                 badness,
                 len(reference),
                 self.max_wrong,
-                least_share=self.noise_share or 0.0,
+                least_pruned=self._pruned,
                 all_reduce=context.all_reduce,
             )
             threshold = found.threshold
-        self.noise_share = found.noise_share
+            self._pruned = max(self._pruned, found.pruned)
+        self.noise_share = max(found.noise_share, self.noise_share or 0.0)
         badness = badness.nan_to_num(nan=-torch.inf)
         cut = badness > threshold
         return self._with_floors(cut, badness, context)
@@ -194,10 +196,11 @@ class MixtureCut(Policy):
         return {
             "known": self._known,
             "has_begun": self._has_begun,
+            "pruned": self._pruned,
             "noise_share": self.noise_share,
         }
 
     @override
     def load_state_dict(self, state: dict[str, Any]) -> None:
         self._known, self._has_begun = state["known"], state["has_begun"]
-        self.noise_share = state["noise_share"]
+        self._pruned, self.noise_share = state["pruned"], state["noise_share"]

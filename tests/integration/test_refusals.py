@@ -11,6 +11,7 @@ from lightning_alignprune import (
     DynamicAlignment,
     DynamicPruningCallback,
     InfoBatch,
+    MixtureCut,
     Policy,
     PruningSchedule,
     Selection,
@@ -221,17 +222,37 @@ def test_sample_loss_of_the_wrong_length(wrong):
     assert trainer.global_step == 0
 
 
-def test_a_detached_sample_loss_cannot_be_weighted():
+@pytest.mark.parametrize(
+    "policy", [InfoBatch(0.5), MixtureCut(patience=0)], ids=["infobatch", "cut"]
+)
+def test_a_detached_sample_loss_cannot_be_weighted(policy):
     class Detached(HandWritten):
         def training_step(self, batch, batch_idx):
             losses = -torch.log_softmax(self(batch[0]), 1).gather(1, batch[1][:, None]).squeeze(1)
             return {"loss": losses.mean(), "sample_loss": losses.detach()}
 
-    raise_in_fit(
+    trainer = raise_in_fit(
         "sample_loss on the graph.*detached.*rescale='none'",
         Detached(),
-        DynamicPruningCallback("loss"),
+        DynamicPruningCallback("loss", policy=policy),
     )
+    assert trainer.global_step == 0, "before anything is trained, not at the first weight"
+
+
+def test_weights_on_a_batch_loss_come_too_late_in_manual_optimisation():
+    class Manual(TinyModule):
+        automatic_optimization = False
+
+        def training_step(self, batch, batch_idx):
+            loss = F.cross_entropy(self(batch[0]), batch[1])
+            self.optimizers().zero_grad()
+            self.manual_backward(loss)
+            self.optimizers().step()
+            return loss
+
+    callback = DynamicPruningCallback("loss", signal="BatchLoss")
+    trainer = raise_in_fit("manual optimisation.*rescale='none'", Manual(), callback)
+    assert trainer.current_epoch == 0
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])

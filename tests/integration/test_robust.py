@@ -86,9 +86,10 @@ def test_clean_labels_are_left_alone():
     robust, _ = train_digits(0.0, callback)
     assert callback._pruner.policy.metrics().get("noise_share", 0.0) < 0.05
     assert robust > plain - 0.02
-    # Half of the easy ones are out, and hardly more.
-    kept = callback.decision.selection.kept
-    assert kept.float().mean() > 0.4
+    # Half of the easy ones are out, and hardly more; in the last epochs all are there.
+    assert 0.55 < callback._pruner.num_trained / callback._pruner.num_possible < 0.9
+    selection = callback.decision.selection
+    assert selection is None or selection.kept.float().mean() > 0.9
 
 
 def test_nothing_changes_before_the_first_selection_and_nothing_is_passed_twice():
@@ -345,7 +346,8 @@ def test_without_clean_labels(reference):
         reference, schedule=PruningSchedule(2, finish="selected")
     )
     make_trainer(callback, max_epochs=6).fit(TinyModule(), DataLoader(make_data(), 8))
-    assert not callback.decision.selection.kept.all()
+    # Nothing stands out among so few; the easy ones take turns until the last epochs.
+    assert callback._pruner.num_trained < callback._pruner.num_possible
     for part in ({"signal": "CalibratedLoss"}, {"score": "ReferenceRank"}):
         callback = DynamicPruningCallback.robust(reference, **part)
         with pytest.raises(MisconfigurationException, match="clean"):
@@ -360,7 +362,7 @@ def test_on_a_gpu_and_over_a_resume(tmp_path, device):
         trainer = make_trainer(callback, max_epochs=epochs, accelerator="gpu")
         trainer.fit(TinyModule(), DataLoader(make_data(), 8), ckpt_path=ckpt)
         trainer.save_checkpoint(tmp_path / f"{epochs}.ckpt")
-        assert not callback.decision.selection.kept.all()
+        assert callback._pruner.num_trained < callback._pruner.num_possible
     assert callback.trajectories.epochs == list(range(7))
 
 
