@@ -136,10 +136,11 @@ class DynamicPruningCallback(Callback):
         """Make the callback for wrong labels and a few hundred clean ones.
 
         ``CalibratedLoss`` recorded, ``ReferenceRank`` over ten epochs as score, ``MixtureCut`` as
-        policy, from epoch 5 on and to the end. On 20 Newsgroups it came close to an oracle that
-        drops exactly the wrong labels, at half of the sample passes or less, and above early
-        stopping; on small images it gained little. The page on the robust preset has the numbers,
-        and says where it falls short.
+        policy, from epoch 5 on and to the end. Evidence: on 20 Newsgroups with 1,000 clean labels,
+        98 % or more of what an oracle that drops exactly the wrong labels gains over full training
+        (60 % where 80 % of the labels are wrong), with 33 to 52 % of the sample passes; on clean
+        labels as full training. On small images it gained in most cases and with augmentation
+        not. The page on the robust preset has the numbers, and says where it falls short.
 
         With ``reference="pseudo"`` there are no clean labels to fit to: then the plain loss is
         recorded, its mean over ten epochs is the score, and two Gaussians make the cut.
