@@ -140,7 +140,7 @@ class DynamicPruningCallback(Callback):
         98 % or more of what an oracle that drops exactly the wrong labels gains over full training
         (60 % where 80 % of the labels are wrong; 82 % with half of them wrong at a slower learning
         rate), with 33 to 52 % of the sample passes; on clean labels as full training. On small
-        images 77 % where 40 % of the labels were wrong, and nothing with augmentation. The page on
+        images 73 % where 40 % of the labels were wrong, and nothing with augmentation. The page on
         the robust preset has the numbers, and says where it falls short.
 
         With ``reference="pseudo"`` there are no clean labels to fit to: then the plain loss is
