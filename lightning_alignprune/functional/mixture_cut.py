@@ -141,8 +141,6 @@ def reference_cut(
     informs = (tail >= 0.1) & (tail < 0.5)
     excess = (above - tail) / (1 - tail)
     share = float((excess - error / (1 - tail))[informs].max().clamp(0.0, 0.99))
-    if share == 0.0 and least_pruned == 0.0:
-        return Cut(math.inf, 0.0)
     gain = above - (1 - share) * tail**head_start / (1 - max_wrong)
     # More than max_wrong of what is pruned is wrong, so that there is a most that can be pruned.
     # Clean labels on which chance shows a few percent of noise lose little.

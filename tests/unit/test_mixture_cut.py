@@ -375,7 +375,7 @@ def test_the_cut_does_not_shrink_when_what_is_trained_on_looks_better():
         assert (~kept)[is_wrong].float().mean() > 1.5 * (~kept)[~is_wrong].float().mean()
         shares.append(float((~kept).float().mean()))
     assert shares[0] > 0.1
-    assert shares == sorted(shares) or min(shares) >= shares[0] - 0.002
+    assert min(shares) >= shares[0] - 0.002
     assert policy.noise_share > 0.05
     fresh = cut_only()
     assert fresh.select(scores, about).kept.all(), "too little to begin with"
