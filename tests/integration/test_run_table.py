@@ -148,3 +148,16 @@ def test_images_with_human_labels(
     results = [json.loads(path.read_text()) for path in (tmp_path / "out").glob("*.json")]
     assert len(results) == 2 * len(cifar.noises)
     assert all(result["noise_rate"] > 0.2 for result in results)
+
+
+def test_the_tables_of_the_pages_are_those_of_the_committed_runs(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.syspath_prepend(str(BENCHMARKS))
+    pages = importlib.import_module("results_pages")
+    found = []
+    for name in pages.PAGES:
+        text = (pages.DOCS / name).read_text()
+        found += [place[1] for place in pages.PLACE.findall(text)]
+        assert pages.written(text) == text, f"run {pages.__file__}"
+    assert sorted(found) == sorted(pages.TABLES)

@@ -45,7 +45,8 @@ def _median(values: list[float | None]) -> str:
     return f"{median(known):.0f}" if known else NONE
 
 
-def _of(results: list[Result], noise: str, method: str) -> list[Result]:
+def runs_of(results: list[Result], noise: str, method: str) -> list[Result]:
+    """Pick the runs of one cell."""
     wanted = {"noise": noise, "method": method}
     return [r for r in results if wanted.items() <= r["config"].items()]
 
@@ -90,7 +91,7 @@ def rows_by_noise(task: Task, results: list[Result]) -> dict[str, list[Row]]:
     for noise in task.noises:
         rows = []
         for method in ALL_METHODS:
-            runs = _of(results, noise, method)
+            runs = runs_of(results, noise, method)
             if runs:
                 rows.append(_row(task, noise, method, runs))
             if runs and method == "full":
@@ -127,7 +128,7 @@ def differences(task: Task, results: list[Result], base: str) -> list[Row]:
     Returns:
         A header and a row per method: the mean gain here, and in brackets the paper's.
     """
-    noises = [noise for noise in task.noises if _of(results, noise, "full")]
+    noises = [noise for noise in task.noises if runs_of(results, noise, "full")]
     rows: list[Row] = []
     for method, (name, _) in ALL_METHODS.items():
         cells = [_difference(task, results, noise, method, base) for noise in noises]
@@ -137,10 +138,10 @@ def differences(task: Task, results: list[Result], base: str) -> list[Row]:
 
 
 def _difference(task: Task, results: list[Result], noise: str, method: str, base: str) -> str:
-    full = {r["config"]["seed"]: r[base] for r in _of(results, noise, "full")}
+    full = {r["config"]["seed"]: r[base] for r in runs_of(results, noise, "full")}
     gains: list[float | None] = [
         r["accuracy_last"] - full[r["config"]["seed"]]
-        for r in _of(results, noise, method)
+        for r in runs_of(results, noise, method)
         if r["config"]["seed"] in full
     ]
     paper = task.paper.get(method, {}).get(noise)
@@ -161,7 +162,8 @@ def text(task: Task, results: list[Result]) -> str:
     return "\n".join([*blocks, "", task.paper_note])
 
 
-def _pipes(lines: list[Row]) -> str:
+def pipes(lines: list[Row]) -> str:
+    """Format rows, the header first, as a Markdown table."""
     rule = "|---|" + "---:|" * (len(lines[0]) - 1)
     written = [f"| {' | '.join(line)} |" for line in lines]
     return "\n".join([written[0], rule, *written[1:]])
@@ -169,9 +171,9 @@ def _pipes(lines: list[Row]) -> str:
 
 def markdown(task: Task, results: list[Result]) -> str:
     """Format for a page: a table per noise, and the gains over full training."""
-    parts = [] if not results else [f"### Overview\n\n{_pipes(overview(task, results))}"]
+    parts = [] if not results else [f"### Overview\n\n{pipes(overview(task, results))}"]
     parts += [
-        f"### {noise[0].upper()}{noise[1:]}\n\n{_pipes([HEADER, *rows])}"
+        f"### {noise[0].upper()}{noise[1:]}\n\n{pipes([HEADER, *rows])}"
         for noise, rows in rows_by_noise(task, results).items()
     ]
     for base, title, paper in (
@@ -181,5 +183,5 @@ def markdown(task: Task, results: list[Result]) -> str:
         compared = differences(task, results, base)
         if len(compared) > 1:
             intro = f"Last epoch minus {title}, same seed{paper}:"
-            parts.append(f"### Gain over {title}\n\n{intro}\n\n{_pipes(compared)}")
+            parts.append(f"### Gain over {title}\n\n{intro}\n\n{pipes(compared)}")
     return "\n\n".join([*parts, task.paper_note]) + "\n"

@@ -1,0 +1,84 @@
+"""Write the tables of the pages on results from the runs in docs/results.
+
+    python examples/benchmarks/results_pages.py
+
+A table stands between `<!-- table: <name> -->` and `<!-- end -->`; the text around it is yours.
+The runs are those of `run_table.py`, which writes them with `--jsonl`.
+"""
+
+import json
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from _table.methods import ABLATIONS
+from _table.preset_report import Column, preset_table
+from _table.report import markdown
+from _table.tasks import CIFAR10N, CIFAR10N_AUGMENTED, NEWS, Task
+
+DOCS = Path(__file__).parents[2] / "docs"
+PAGES = ("results_news.md", "results_cifar10n.md", "robust.md")
+NOISES = (
+    "clean",
+    "symmetric 0.2",
+    "symmetric 0.5",
+    "symmetric 0.8",
+    "pairflip 0.2",
+    "pairflip 0.45",
+)
+PLACE = re.compile(r"(<!-- table: (\w+) -->\n).*?(<!-- end -->)", re.DOTALL)
+
+
+def read(name: str) -> list[dict[str, Any]]:
+    lines = (DOCS / "results" / f"{name}.jsonl").read_text().splitlines()
+    return [json.loads(line) for line in lines]
+
+
+def _all(task: Task, name: str) -> str:
+    kept = [run for run in read(name) if run["config"]["method"] not in ABLATIONS]
+    return markdown(task, kept)
+
+
+def _news(name: str) -> str:
+    results = read(name)
+    return preset_table([(noise, results, noise) for noise in NOISES])
+
+
+def _images() -> str:
+    plain, augmented = read("cifar10n"), read("cifar10n_augmented")
+    columns: list[Column] = [
+        ("worse", plain, "worse"),
+        ("worse, augmented", augmented, "worse"),
+        ("random1", plain, "random1"),
+        ("aggre", plain, "aggre"),
+    ]
+    return preset_table(columns)
+
+
+TABLES: dict[str, Callable[[], str]] = {
+    "news": lambda: _all(NEWS, "news"),
+    "news_fast": lambda: _all(NEWS, "news_lr_0.01"),
+    "images": lambda: _all(CIFAR10N, "cifar10n"),
+    "images_augmented": lambda: _all(CIFAR10N_AUGMENTED, "cifar10n_augmented"),
+    "preset": lambda: _news("news_lr_0.01"),
+    "preset_200": lambda: _news("news_reference_200"),
+    "preset_20": lambda: _news("news_reference_20"),
+    "preset_images": _images,
+}
+
+
+def written(page: str) -> str:
+    """Return the text of a page with its tables written anew."""
+    return PLACE.sub(lambda found: f"{found[1]}\n{TABLES[found[2]]().strip()}\n\n{found[3]}", page)
+
+
+def main() -> None:
+    for name in PAGES:
+        path = DOCS / name
+        path.write_text(written(path.read_text()))
+        print(path)
+
+
+if __name__ == "__main__":
+    main()
