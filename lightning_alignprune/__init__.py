@@ -2,7 +2,6 @@
 
 from importlib.metadata import version
 
-from lightning_alignprune.calibrated_loss import CalibratedLoss
 from lightning_alignprune.callback import DynamicPruningCallback
 from lightning_alignprune.functional import Selection
 from lightning_alignprune.policies import (
@@ -17,13 +16,14 @@ from lightning_alignprune.policies import (
     SeTa,
     StaticSubset,
 )
-from lightning_alignprune.pseudo_clean import PseudoClean, PseudoModerate
-from lightning_alignprune.reference_rank import ReferenceRank
-from lightning_alignprune.sampler import PrunedSampler
+from lightning_alignprune.reference.pseudo_clean import PseudoClean, PseudoModerate
 from lightning_alignprune.schedule import PruningSchedule
 from lightning_alignprune.scores import DynamicAlignment, LastLoss, MeanLoss, Score
+from lightning_alignprune.scores.reference_rank import ReferenceRank
 from lightning_alignprune.signals import BatchLoss, ReferenceSamples, SampleLoss, Signal
-from lightning_alignprune.trajectories import LossTrajectories
+from lightning_alignprune.signals.calibrated_loss import CalibratedLoss
+from lightning_alignprune.state.sampler import PrunedSampler
+from lightning_alignprune.state.trajectories import LossTrajectories
 
 __version__ = version("lightning-alignprune")
 

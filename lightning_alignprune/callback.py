@@ -9,25 +9,23 @@ from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from torch.utils.data import DataLoader, Dataset
 from typing_extensions import override
 
-from lightning_alignprune import _trainer_access as access
 from lightning_alignprune._checks import check_choice, resolve
-from lightning_alignprune.fit_session import FitSession
+from lightning_alignprune.fit.preflight import check_fixed, check_trainer
+from lightning_alignprune.fit.session import FitSession
 from lightning_alignprune.policies import POLICIES, Policy
+from lightning_alignprune.presets import robust_settings
 from lightning_alignprune.pruner import Decision, Pruner
-from lightning_alignprune.pseudo_clean import PseudoClean
-from lightning_alignprune.rank_exchange import PARTITIONS, Partition, check_fixed
-from lightning_alignprune.reference_checks import VALIDATION
-from lightning_alignprune.reference_set import PSEUDO, ReferenceSet
-from lightning_alignprune.registry import SCORES, SIGNALS
-from lightning_alignprune.robust_preset import robust_settings
-from lightning_alignprune.sampler import PrunedSampler
+from lightning_alignprune.reference.checks import VALIDATION
+from lightning_alignprune.reference.pseudo_clean import PseudoClean
+from lightning_alignprune.reference.reference_set import PSEUDO, ReferenceSet
 from lightning_alignprune.schedule import PruningSchedule
-from lightning_alignprune.scores import Score
-from lightning_alignprune.signals import Signal
-from lightning_alignprune.trainer_check import check_trainer
-from lightning_alignprune.trajectories import LossTrajectories, StorageDtype
-
-_OWNER = "DynamicPruningCallback"
+from lightning_alignprune.scores import SCORES, Score
+from lightning_alignprune.signals import SIGNALS, Signal
+from lightning_alignprune.state.sampler import PrunedSampler
+from lightning_alignprune.state.trajectories import LossTrajectories, StorageDtype
+from lightning_alignprune.trainer_access import internals as access
+from lightning_alignprune.trainer_access.errors import OWNER
+from lightning_alignprune.trainer_access.ranks import PARTITIONS, Partition
 
 
 class DynamicPruningCallback(Callback):
@@ -99,16 +97,16 @@ class DynamicPruningCallback(Callback):
         restore_rng: bool = False,
         partition: Partition = "replicated",
     ) -> None:
-        self.score = resolve(_OWNER, "score", score, Score, SCORES)  # type: ignore[type-abstract]
-        self.policy = resolve(_OWNER, "policy", policy, Policy, POLICIES)  # type: ignore[type-abstract]
-        self.signal = resolve(_OWNER, "signal", signal, Signal, SIGNALS)  # type: ignore[type-abstract]
+        self.score = resolve(OWNER, "score", score, Score, SCORES)  # type: ignore[type-abstract]
+        self.policy = resolve(OWNER, "policy", policy, Policy, POLICIES)  # type: ignore[type-abstract]
+        self.signal = resolve(OWNER, "signal", signal, Signal, SIGNALS)  # type: ignore[type-abstract]
         self.schedule = schedule or PruningSchedule()
         if isinstance(reference, str):
-            check_choice(_OWNER, "reference", reference, (VALIDATION, PSEUDO))
-        check_choice(_OWNER, "device", device, ("auto", "cpu"))
-        check_choice(_OWNER, "dtype", dtype, ("float32", "float16", "bfloat16"))
-        check_choice(_OWNER, "on_nonfinite_loss", on_nonfinite_loss, ("raise", "skip"))
-        check_choice(_OWNER, "partition", partition, PARTITIONS)
+            check_choice(OWNER, "reference", reference, (VALIDATION, PSEUDO))
+        check_choice(OWNER, "device", device, ("auto", "cpu"))
+        check_choice(OWNER, "dtype", dtype, ("float32", "float16", "bfloat16"))
+        check_choice(OWNER, "on_nonfinite_loss", on_nonfinite_loss, ("raise", "skip"))
+        check_choice(OWNER, "partition", partition, PARTITIONS)
         self.partition: Partition = partition
         self.reference = reference
         self.seed = seed
@@ -176,7 +174,7 @@ class DynamicPruningCallback(Callback):
     def _started(self) -> Pruner:
         if self._pruner is None:
             raise RuntimeError(
-                f"{_OWNER}: nothing recorded before a fit in this process. Call Trainer.fit first; "
+                f"{OWNER}: nothing recorded before a fit in this process. Call Trainer.fit first; "
                 "with ddp_spawn or ddp_fork look in a checkpoint, as the workers are gone."
             )
         return self._pruner
@@ -197,7 +195,7 @@ class DynamicPruningCallback(Callback):
         try:
             self.schedule.check_ends(trainer.max_epochs, trainer.max_steps, self.policy.finish)
         except ValueError as error:
-            raise MisconfigurationException(f"{_OWNER}: {error}") from None
+            raise MisconfigurationException(f"{OWNER}: {error}") from None
         if self.partition == "fixed":
             check_fixed(self.policy, self.reference)
         if self._pruner is not None and not self._pruner.continues(
@@ -236,7 +234,7 @@ class DynamicPruningCallback(Callback):
             try:
                 self._pruner.load_state_dict(state)
             except ValueError as error:
-                raise MisconfigurationException(f"{_OWNER}: {error}") from None
+                raise MisconfigurationException(f"{OWNER}: {error}") from None
         session.start(self._pruner, state, self.on_nonfinite_loss == "skip")
 
     def _new_pruner(self, sampler: PrunedSampler, module: LightningModule) -> Pruner:

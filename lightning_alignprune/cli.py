@@ -24,7 +24,7 @@ from lightning_alignprune.data import (
     read_label_file,
     write_label_file,
 )
-from lightning_alignprune.functional.noise_models import NoiseModel
+from lightning_alignprune.functional.label_noise.by_name import NoiseModel
 from lightning_alignprune.models import Classifier
 
 _NAME = DynamicPruningCallback.__name__

@@ -9,7 +9,7 @@ from lightning.pytorch import Callback
 from typing_extensions import override
 
 from lightning_alignprune.callback import DynamicPruningCallback
-from lightning_alignprune.robust_preset import robust_settings
+from lightning_alignprune.presets import robust_settings
 
 _WAYS = f"expected false, robust, or arguments of {DynamicPruningCallback.__name__}"
 

@@ -2,13 +2,13 @@
 
 from typing import Any
 
-from lightning_alignprune.calibrated_loss import CalibratedLoss
 from lightning_alignprune.policies import MixtureCut
-from lightning_alignprune.pseudo_clean import PseudoClean
-from lightning_alignprune.reference_rank import ReferenceRank
+from lightning_alignprune.reference.pseudo_clean import PseudoClean
 from lightning_alignprune.schedule import PruningSchedule
 from lightning_alignprune.scores import MeanLoss
+from lightning_alignprune.scores.reference_rank import ReferenceRank
 from lightning_alignprune.signals import SampleLoss
+from lightning_alignprune.signals.calibrated_loss import CalibratedLoss
 
 START_EPOCH = 5
 START_EPOCH_WITHOUT_REFERENCE = 10

@@ -5,15 +5,15 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lightning_alignprune.bad_losses import BadLossError, count_seen
-from lightning_alignprune.decision import Decision, checked
 from lightning_alignprune.functional.selection import Selection, draw_fixed_count
 from lightning_alignprune.policies import Policy, SelectionContext
 from lightning_alignprune.schedule import PruningSchedule
 from lightning_alignprune.scores import Score
-from lightning_alignprune.share import Share
 from lightning_alignprune.signals import Signal
-from lightning_alignprune.trajectories import LossTrajectories, StorageDtype
+from lightning_alignprune.state.bad_losses import BadLossError, count_seen
+from lightning_alignprune.state.decision import Decision, checked
+from lightning_alignprune.state.share import Share
+from lightning_alignprune.state.trajectories import LossTrajectories, StorageDtype
 
 __all__ = ["BadLossError", "Decision", "Pruner"]
 
@@ -72,6 +72,11 @@ class Pruner:
     def finish(self) -> str:
         """How the run finishes: the schedule's word, else the policy's habit."""
         return self.schedule.finish or self.policy.finish
+
+    @property
+    def policy_name(self) -> str:
+        """Class name of the policy, for messages."""
+        return type(self.policy).__name__
 
     def close_epoch(
         self,
@@ -138,7 +143,8 @@ class Pruner:
             self.num_selections += 1
         elif finishing and self.finish == "partial":
             selection = self._random_share(epoch)
-        self.decision = checked(Decision(epoch, selection, scores), self.policy, self.share)
+        decision = Decision(epoch, selection, scores)
+        self.decision = checked(decision, self.policy_name, self.share)
         return self.decision
 
     def _about_reference(self) -> dict[str, Any]:

@@ -29,7 +29,7 @@ from torch import Tensor
 
 from lightning_alignprune import DynamicAlignment, InfoBatch, PruningSchedule, SampleLoss, SeTa
 from lightning_alignprune.pruner import Pruner
-from lightning_alignprune.rank_exchange import PARTITIONS, Partition, RankExchange
+from lightning_alignprune.trainer_access.ranks import PARTITIONS, Partition, RankExchange
 
 COLLECTIVES = ("all_reduce", "all_gather", "barrier")
 SEED = 3

@@ -31,7 +31,7 @@ from lightning_alignprune import (
     PrunedSampler,
     SampleLoss,
 )
-from lightning_alignprune.step_recorder import StepRecorder
+from lightning_alignprune.fit.step_recorder import StepRecorder
 
 
 class SmallCnn(pl.LightningModule):

@@ -31,7 +31,7 @@ from lightning_alignprune import (
 )
 from lightning_alignprune.functional import calibrate
 from lightning_alignprune.signals import ReferenceSamples
-from lightning_alignprune.tapped_step import TappedCall, TappedStep
+from lightning_alignprune.tap.tapped_step import TappedCall, TappedStep
 
 WINDOW, CLASSES, REFERENCE, BATCH = 10, 20, 1000, 128
 

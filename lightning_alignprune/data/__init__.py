@@ -5,9 +5,9 @@ from lightning_alignprune.data.cifar import CIFAR10DataModule, CIFAR100DataModul
 from lightning_alignprune.data.clothing1m import Clothing1MDataModule
 from lightning_alignprune.data.datasets import ImageFileDataset, InMemoryDataset, LabelledDataset
 from lightning_alignprune.data.image_folder import ImageFolderDataModule
-from lightning_alignprune.data.label_files import read_label_file, write_label_file
 from lightning_alignprune.data.news import NewsDataModule
 from lightning_alignprune.data.noise import LabelNoise
+from lightning_alignprune.data.readers.label_files import read_label_file, write_label_file
 from lightning_alignprune.data.webvision import WebVisionDataModule
 
 __all__ = [

@@ -10,8 +10,8 @@ from typing_extensions import override
 from lightning_alignprune._extras import require
 from lightning_alignprune.data.base import NoisyLabelDataModule, ReferenceSource, Sets
 from lightning_alignprune.data.datasets import InMemoryDataset
-from lightning_alignprune.data.jpeg_archive import read_jpeg_archive
 from lightning_alignprune.data.noise import LabelNoise
+from lightning_alignprune.data.readers.jpeg_archive import read_jpeg_archive
 from lightning_alignprune.data.splits import Size, hold_out, subset
 from lightning_alignprune.data.transforms import (
     CIFAR_MEAN,
@@ -37,7 +37,7 @@ class CIFAR10DataModule(NoisyLabelDataModule):
             ``CIFAR-10_human.pt`` (``CIFAR-100_human.pt``) for human labels.
         noise: Wrong labels of the training part.
         jpeg_archive: An ``.npz`` file of JPEG images to read instead of the official files; see
-            :func:`~lightning_alignprune.data.jpeg_archive.read_jpeg_archive`.
+            :func:`~lightning_alignprune.data.readers.jpeg_archive.read_jpeg_archive`.
         download: Fetch the official files with torchvision, checksums included, if they are
             missing. Label files are not fetched.
         mean: Channel means for normalisation.

@@ -10,7 +10,12 @@ from lightning_alignprune._checks import check_number
 from lightning_alignprune._extras import require
 from lightning_alignprune.data.base import NoisyLabelDataModule, ReferenceSource, Sets
 from lightning_alignprune.data.datasets import ImageFileDataset, packed_paths
-from lightning_alignprune.data.image_lists import check_image, labels_of, read_keys, read_labels
+from lightning_alignprune.data.readers.image_lists import (
+    check_image,
+    labels_of,
+    read_keys,
+    read_labels,
+)
 from lightning_alignprune.data.splits import Size, hold_out, subset
 from lightning_alignprune.data.transforms import resized_eval, resized_train
 

@@ -9,10 +9,10 @@ from typing_extensions import override
 
 from lightning_alignprune._checks import check_choice, check_number
 from lightning_alignprune._extras import require
-from lightning_alignprune.data._progress import progress
 from lightning_alignprune.data.base import NoisyLabelDataModule, ReferenceSource, Sets
 from lightning_alignprune.data.datasets import InMemoryDataset
 from lightning_alignprune.data.noise import LabelNoise
+from lightning_alignprune.data.readers._progress import progress
 from lightning_alignprune.data.splits import Size, hold_out, subset
 
 _OWNER = "NewsDataModule"

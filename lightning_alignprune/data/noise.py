@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 
 from lightning_alignprune._checks import check_choice, check_number, message
-from lightning_alignprune.data.label_files import read_label_file
-from lightning_alignprune.functional.noise_models import (
+from lightning_alignprune.data.readers.label_files import read_label_file
+from lightning_alignprune.functional.label_noise.by_name import (
     NOISE_MODELS,
     NoiseModel,
     apply_label_noise,

@@ -14,7 +14,8 @@ from lightning.pytorch.utilities.model_helpers import is_overridden
 from lightning.pytorch.utilities.rank_zero import rank_zero_warn
 from lightning.pytorch.utilities.types import LRSchedulerConfig
 
-from lightning_alignprune import _trainer_access as access
+from lightning_alignprune.trainer_access import internals as access
+from lightning_alignprune.trainer_access.errors import OWNER
 
 
 def num_scheduler_steps(batches: int, full: int, accumulate: int, frequency: int) -> int:
@@ -64,7 +65,7 @@ class ScheduleAlignment:
             return
         if is_overridden("lr_scheduler_step", module):
             rank_zero_warn(
-                "DynamicPruningCallback: the module overrides lr_scheduler_step, so its "
+                f"{OWNER}: the module overrides lr_scheduler_step, so its "
                 "step-interval schedules are not aligned with pruned epochs and may end early. "
                 "Size them by max_steps, or pass align_lr_schedules=False to silence this."
             )

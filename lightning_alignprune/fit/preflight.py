@@ -11,6 +11,10 @@ from lightning.pytorch.strategies import (
 )
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
+from lightning_alignprune.policies import Policy
+from lightning_alignprune.reference.pseudo_clean import PseudoClean
+from lightning_alignprune.trainer_access.errors import OWNER, refusal
+
 _LOOP_ATTRIBUTES = ("_combined_loader", "_data_fetcher", "epoch_progress", "setup_data")
 
 
@@ -24,7 +28,7 @@ def check_trainer(trainer: Trainer) -> None:
     missing = [name for name in _LOOP_ATTRIBUTES if not hasattr(loop, name)]
     if missing:
         raise MisconfigurationException(
-            f"DynamicPruningCallback: this Lightning's fit loop has no {', '.join(missing)}. "
+            f"{OWNER}: this Lightning's fit loop has no {', '.join(missing)}. "
             "Use lightning >= 2.5, < 3."
         )
     _check_strategy(trainer.strategy, trainer.world_size)
@@ -35,15 +39,38 @@ def _check_strategy(strategy: Strategy, world_size: int) -> None:
     is_known = isinstance(strategy, (SingleDeviceStrategy, DDPStrategy, ModelParallelStrategy))
     # These two are DDP strategies to Lightning, with a backward pass or devices of their own.
     if not is_known or isinstance(strategy, (DeepSpeedStrategy, XLAStrategy)):
-        raise MisconfigurationException(
-            f"DynamicPruningCallback: expected a single device, DDP or FSDP2, got {name}, which is "
-            "not tested. Use strategy='ddp', or ModelParallelStrategy with fully_shard."
+        raise refusal(
+            "a single device, DDP or FSDP2",
+            f"{name}, which is not tested",
+            "Use strategy='ddp', or ModelParallelStrategy with fully_shard.",
         )
     if isinstance(strategy, ModelParallelStrategy):
         num_replicas = strategy.distributed_sampler_kwargs["num_replicas"]
         if num_replicas != world_size:
-            raise MisconfigurationException(
-                f"DynamicPruningCallback: expected data_parallel_size={world_size} and "
-                f"tensor_parallel_size=1 in {name}, got {num_replicas} data-parallel of "
-                f"{world_size} processes. Processes that share a batch are not tested."
+            raise refusal(
+                f"data_parallel_size={world_size} and tensor_parallel_size=1 in {name}",
+                f"{num_replicas} data-parallel of {world_size} processes",
+                "Processes that share a batch are not tested.",
             )
+
+
+def check_fixed(policy: Policy, reference: object) -> None:
+    """Refuse what needs the losses of all samples in one place.
+
+    Raises:
+        MisconfigurationException: Naming the policy or reference, and the way out.
+    """
+    if not policy.works_on_shares:
+        raise refusal(
+            "a policy that works on shares with partition='fixed'",
+            f"{type(policy).__name__}, which may need the scores of all samples",
+            "Use partition='replicated', or set works_on_shares = True on the policy if it adds up "
+            "over ranks with context.all_reduce.",
+        )
+    if reference == "pseudo" or isinstance(reference, PseudoClean):
+        name = reference if isinstance(reference, str) else type(reference).__name__
+        raise refusal(
+            "a reference apart from the training set with partition='fixed'",
+            f"reference={name!r}, which ranks the losses of all training samples",
+            "Pass a clean reference set or reference='validation', or use partition='replicated'.",
+        )

@@ -9,27 +9,27 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.utilities.rank_zero import rank_zero_warn
 from torch import Tensor
 
-from lightning_alignprune import _trainer_access as access
+from lightning_alignprune.fit.lr_alignment import ScheduleAlignment
+from lightning_alignprune.fit.rng_state import collect_rng_states, restore_rng_states
+from lightning_alignprune.fit.step_recorder import StepRecorder
 from lightning_alignprune.functional.draws import draw_seed
-from lightning_alignprune.loader_adapter import (
+from lightning_alignprune.pruner import BadLossError, Pruner
+from lightning_alignprune.reference.following import follow_reference
+from lightning_alignprune.reference.reference_set import ReferenceSet
+from lightning_alignprune.schedule import progress_after_epoch
+from lightning_alignprune.signals import Signal
+from lightning_alignprune.state.sampler import PrunedSampler
+from lightning_alignprune.trainer_access import internals as access
+from lightning_alignprune.trainer_access.dataset_labels import labels_of
+from lightning_alignprune.trainer_access.errors import OWNER
+from lightning_alignprune.trainer_access.loaders import (
     check_installed,
     check_length,
     check_loader,
     sampler_for,
 )
-from lightning_alignprune.lr_alignment import ScheduleAlignment
-from lightning_alignprune.pruner import BadLossError, Pruner
-from lightning_alignprune.pseudo_clean import labels_of
-from lightning_alignprune.rank_exchange import Partition, RankExchange
-from lightning_alignprune.reference_following import follow_reference
-from lightning_alignprune.reference_set import ReferenceSet
-from lightning_alignprune.rng_state import collect_rng_states, restore_rng_states
-from lightning_alignprune.sampler import PrunedSampler
-from lightning_alignprune.schedule import progress_after_epoch
-from lightning_alignprune.signals import Signal
-from lightning_alignprune.step_recorder import StepRecorder
+from lightning_alignprune.trainer_access.ranks import Partition, RankExchange
 
-_OWNER = "DynamicPruningCallback"
 _WORKER_STREAM = 7
 
 
@@ -194,7 +194,7 @@ class FitSession:
             losses = None if samples is None else samples.losses
             pruner.close_epoch(epoch, reference, skips_bad, losses)
         except BadLossError as error:
-            raise RuntimeError(f"{_OWNER}: {error}") from None
+            raise RuntimeError(f"{OWNER}: {error}") from None
         if self.reference is not None and reference is None:
             reference = self.reference.refresh(self.trainer, self.module, pruner.trajectories)
         if self._lr is not None:
@@ -210,7 +210,7 @@ class FitSession:
         loss = self.reference.loss(self.trainer, self.module, exchange.all_reduce, exchange.gather)
         if loss is None or bool(loss.isfinite()):
             return loss
-        rank_zero_warn(f"{_OWNER}: the reference loss is {loss.item()}; scores leave it out.")
+        rank_zero_warn(f"{OWNER}: the reference loss is {loss.item()}; scores leave it out.")
         return None
 
     def close_validation(self) -> None:
@@ -225,8 +225,9 @@ class FitSession:
         progress = progress_after_epoch(
             epoch, trainer.max_epochs, trainer.global_step, steps, trainer.max_steps
         )
-        if (warning := pruner.decide(epoch, progress).warning(pruner.policy)) is not None:
-            rank_zero_warn(f"{_OWNER}: {warning}")
+        warning = pruner.decide(epoch, progress).warning(pruner.policy_name)
+        if warning is not None:
+            rank_zero_warn(f"{OWNER}: {warning}")
 
     def state_dict(self, pruner: Pruner) -> dict[str, Any]:
         """Return the pruner's state, of all ranks, and what a resume needs beside it."""

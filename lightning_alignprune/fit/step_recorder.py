@@ -8,17 +8,14 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from torch import Tensor
 
-from lightning_alignprune.calibrated_loss import NoLogitsError
-from lightning_alignprune.loss_tap import LossTap
-from lightning_alignprune.reference_following import no_logits
-from lightning_alignprune.sampler import PrunedSampler
-from lightning_alignprune.signals import Signal
-from lightning_alignprune.tapped_step import TappedStep, UnseenLossError, is_part_of
+from lightning_alignprune.signals import NoLogitsError, Signal
+from lightning_alignprune.state.sampler import PrunedSampler
+from lightning_alignprune.tap.loss_tap import LossTap
+from lightning_alignprune.tap.tapped_step import TappedStep, UnseenLossError, is_part_of
+from lightning_alignprune.trainer_access.errors import no_logits, refusal
 
-_OWNER = "DynamicPruningCallback"
 _WAYS_OUT = (
     'Return {"loss": loss, "sample_loss": losses} with losses of shape (B,) on the graph, or use '
     "signal=BatchLoss(), which needs the batch loss only."
@@ -97,7 +94,7 @@ class StepRecorder:
             return returned
         self._record(TappedStep(len(indices), loss))
         if self.is_manual and (self.will_weigh or self._weights is not None):
-            raise _error(
+            raise refusal(
                 "weights on a batch loss",
                 "manual optimisation, where the backward pass is over before they apply",
                 "Use a policy that weights nothing (rescale='none').",
@@ -112,7 +109,7 @@ class StepRecorder:
         if (self.will_weigh or self._weights is not None) and not tapped.calls:
             if self.is_manual or not losses.requires_grad:
                 reason = "manual optimisation" if self.is_manual else "a detached sample_loss"
-                raise _error(
+                raise refusal(
                     "sample_loss on the graph of the loss, to weight it",
                     reason,
                     "Compute the loss from it, or use a policy that weights nothing "
@@ -127,7 +124,7 @@ class StepRecorder:
         try:
             values = self.signal.values(tapped)
         except UnseenLossError:
-            raise _error(
+            raise refusal(
                 "training_step to show one loss per sample",
                 f"{len(tapped.calls)} calls of torch loss functions with {tapped.num_samples} rows "
                 "and gradients that feed the returned loss (a loss inside a reentrant activation "
@@ -149,13 +146,9 @@ def _read(returned: Any, indices: Tensor) -> tuple[Tensor | None, Tensor | None]
     losses = returned.get("sample_loss")
     if losses is not None and (not isinstance(losses, Tensor) or losses.shape != indices.shape):
         got = tuple(losses.shape) if isinstance(losses, Tensor) else type(losses).__name__
-        raise _error(
+        raise refusal(
             f"sample_loss of shape ({len(indices)},), one loss for each sample of the batch",
             str(got),
             "Reduce the loss over everything but the batch dimension.",
         )
     return returned.get("loss"), losses
-
-
-def _error(expected: str, got: str, remedy: str) -> MisconfigurationException:
-    return MisconfigurationException(f"{_OWNER}: expected {expected}, got {got}. {remedy}")

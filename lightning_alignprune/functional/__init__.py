@@ -1,11 +1,6 @@
 """Pure tensor functions: tensors in, tensors out. Nothing here knows Lightning or keeps state."""
 
 from lightning_alignprune.functional.alignment import alignment, mean_trajectory
-from lightning_alignprune.functional.asymmetric_noise import (
-    asymmetric_cifar10,
-    asymmetric_cifar100,
-    asymmetric_next,
-)
 from lightning_alignprune.functional.calibration import (
     Calibration,
     Calibrator,
@@ -15,25 +10,30 @@ from lightning_alignprune.functional.calibration import (
 from lightning_alignprune.functional.coreset import moderate_subset, small_loss_subset
 from lightning_alignprune.functional.draws import draw_seed, sample_keys, uniform
 from lightning_alignprune.functional.early_stopping import mean_second_difference
-from lightning_alignprune.functional.grouping import (
+from lightning_alignprune.functional.grouping.kmeans import (
     group_labels,
     optimal_cuts,
     sliding_window,
     window_selection,
 )
-from lightning_alignprune.functional.label_noise import (
+from lightning_alignprune.functional.label_noise.asymmetric import (
+    asymmetric_cifar10,
+    asymmetric_cifar100,
+    asymmetric_next,
+)
+from lightning_alignprune.functional.label_noise.by_name import NOISE_MODELS, apply_label_noise
+from lightning_alignprune.functional.label_noise.symmetric import (
     pairflip,
     symmetric_inclusive,
     symmetric_next,
     symmetric_uniform,
 )
-from lightning_alignprune.functional.mixture_cut import (
+from lightning_alignprune.functional.mixture import (
     Cut,
     gaussian_cut,
     reference_cut,
     reference_rank,
 )
-from lightning_alignprune.functional.noise_models import NOISE_MODELS, apply_label_noise
 from lightning_alignprune.functional.selection import (
     Selection,
     draw_fixed_count,

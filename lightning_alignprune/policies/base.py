@@ -10,7 +10,7 @@ from torch import Tensor
 from lightning_alignprune.functional.draws import draw_seed
 from lightning_alignprune.functional.selection import AllReduce, Selection
 from lightning_alignprune.schedule import Finish
-from lightning_alignprune.trajectories import LossTrajectories
+from lightning_alignprune.state.trajectories import LossTrajectories
 
 
 @dataclass(frozen=True)

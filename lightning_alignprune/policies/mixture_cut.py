@@ -9,7 +9,7 @@ from typing_extensions import override
 
 from lightning_alignprune._checks import check_choice, check_number
 from lightning_alignprune.functional.draws import uniform
-from lightning_alignprune.functional.mixture_cut import (
+from lightning_alignprune.functional.mixture import (
     Cut,
     gaussian_cut,
     reference_cut,

@@ -6,8 +6,8 @@ from torch import Tensor
 from typing_extensions import override
 
 from lightning_alignprune._checks import check_choice, check_number
-from lightning_alignprune.functional.grouping import sliding_window, window_selection
-from lightning_alignprune.functional.grouping_over_ranks import window_selection_over_ranks
+from lightning_alignprune.functional.grouping.kmeans import sliding_window, window_selection
+from lightning_alignprune.functional.grouping.over_ranks import window_selection_over_ranks
 from lightning_alignprune.functional.selection import Selection
 from lightning_alignprune.policies.base import Policy, SelectionContext
 

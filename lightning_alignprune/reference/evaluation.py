@@ -11,16 +11,16 @@ from typing import Any
 
 import torch
 from lightning.pytorch import LightningModule, Trainer
-from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.utilities.seed import isolate_rng
 from lightning.pytorch.utilities.signature_utils import is_param_in_hook_signature
 from torch import Tensor
 from torchmetrics import Metric
 
-from lightning_alignprune import _trainer_access as access
-from lightning_alignprune.loss_tap import LossTap
-from lightning_alignprune.reference_loss import ReferenceLoss
-from lightning_alignprune.tapped_step import is_classification
+from lightning_alignprune.reference.totals import ReferenceLoss
+from lightning_alignprune.tap.loss_tap import LossTap
+from lightning_alignprune.tap.tapped_step import is_classification
+from lightning_alignprune.trainer_access import internals as access
+from lightning_alignprune.trainer_access.errors import refusal
 
 _MUTED = ("log", "log_dict")
 
@@ -60,9 +60,10 @@ def reference_loss(
         if num_own is None or batch_idx < num_own:
             result.add(tap, returned, batch)
     if result.num_batches == 0 and num_own is None:
-        raise MisconfigurationException(
-            "DynamicPruningCallback: expected a reference set with samples, got an empty one. "
-            "Give a reference loader with at least one batch."
+        raise refusal(
+            "a reference set with samples",
+            "an empty one",
+            "Give a reference loader with at least one batch.",
         )
     totals = result.totals(module.device)
     if all_reduce is not None:
@@ -83,9 +84,10 @@ def training_logits(
     logits, labels = [], []
     for tap, _, _ in _steps(trainer, module, loader):
         if len(tap.calls) != 1 or not is_classification(tap.calls[0]):
-            raise MisconfigurationException(
-                "DynamicPruningCallback: expected one classification loss on logits of shape "
-                f"(B, C), got {len(tap.calls)} loss calls. PseudoClean needs losses only."
+            raise refusal(
+                "one classification loss on logits of shape (B, C)",
+                f"{len(tap.calls)} loss calls",
+                "PseudoClean needs losses only.",
             )
         logits.append(tap.calls[0].logits.float().cpu())
         labels.append(tap.calls[0].target.cpu())

@@ -2,15 +2,13 @@
 
 from typing import Any
 
-from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from torch import Tensor
 
-from lightning_alignprune.calibrated_loss import NoLogitsError
-from lightning_alignprune.rank_exchange import RankExchange
-from lightning_alignprune.reference_checks import reference_error
-from lightning_alignprune.reference_set import ReferenceSet
+from lightning_alignprune.reference.reference_set import ReferenceSet
 from lightning_alignprune.scores import Score
-from lightning_alignprune.signals import ReferenceSamples, Signal
+from lightning_alignprune.signals import NoLogitsError, ReferenceSamples, Signal
+from lightning_alignprune.trainer_access.errors import no_logits, refusal
+from lightning_alignprune.trainer_access.ranks import RankExchange
 
 
 def follow_reference(
@@ -40,7 +38,7 @@ def follow_reference(
             if signal.needs_logits:
                 raise NoLogitsError("no finite loss and logits per sample in the reference pass")
             if score.needs_reference_samples:
-                raise reference_error(
+                raise refusal(
                     f"a finite loss per reference sample for {type(score).__name__}",
                     "a reference pass that showed none",
                     'Return {"loss": loss, "sample_loss": losses} from the step, or use MeanLoss.',
@@ -55,15 +53,6 @@ def follow_reference(
     losses, state = exchange.from_rank_zero(mine)
     signal.load_state_dict(state)
     return samples._replace(losses=losses.to(samples.losses.device))
-
-
-def no_logits(signal: Signal, error: NoLogitsError) -> MisconfigurationException:
-    """Say what the signal needs of a step."""
-    return MisconfigurationException(
-        f"DynamicPruningCallback: expected one classification loss on logits of shape (B, C) with "
-        f"integer labels for {type(signal).__name__}, got {error}. Use signal=SampleLoss(), which "
-        "works with any loss."
-    )
 
 
 def _on_cpu(value: Any) -> Any:

@@ -9,22 +9,23 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from lightning_alignprune.functional.coreset import moderate_subset
-from lightning_alignprune.loader_adapter import in_index_order, shard_batches
-from lightning_alignprune.loss_tap import LossTap
 from lightning_alignprune.policies import Policy
-from lightning_alignprune.pseudo_clean import PseudoClean, PseudoModerate, read_labels
-from lightning_alignprune.reference import reference_loss, training_logits
-from lightning_alignprune.reference_checks import (
+from lightning_alignprune.reference.checks import (
     VALIDATION,
     check_order,
     check_unit,
     check_validation,
-    reference_error,
 )
-from lightning_alignprune.reference_loss import Keeps, ReferenceLoss
+from lightning_alignprune.reference.evaluation import reference_loss, training_logits
+from lightning_alignprune.reference.pseudo_clean import PseudoClean, PseudoModerate
+from lightning_alignprune.reference.totals import Keeps, ReferenceLoss
 from lightning_alignprune.scores import Score
 from lightning_alignprune.signals import ReferenceSamples, Signal
-from lightning_alignprune.trajectories import LossTrajectories
+from lightning_alignprune.state.trajectories import LossTrajectories
+from lightning_alignprune.tap.loss_tap import LossTap
+from lightning_alignprune.trainer_access.dataset_labels import read_labels
+from lightning_alignprune.trainer_access.errors import refusal
+from lightning_alignprune.trainer_access.loaders import in_index_order, shard_batches
 
 PSEUDO = "pseudo"
 HOOK = "reference_dataloader"
@@ -85,7 +86,7 @@ class ReferenceSet:
             reference = next((hook for hook in hooks if callable(hook)), None)
             if reference is None:
                 expected = "a reference set, since the score compares samples with one"
-                raise reference_error(expected, "none", _WAYS)
+                raise refusal(expected, "none", _WAYS)
         if reference is None:
             return None
         if isinstance(reference, str) and reference == PSEUDO:
@@ -95,7 +96,7 @@ class ReferenceSet:
         needed_by = [part for part, is_needed in needs if is_needed]
         if isinstance(reference, PseudoClean):
             if needed_by:
-                raise reference_error(
+                raise refusal(
                     f"clean reference samples for {type(needed_by[0]).__name__}",
                     f"{type(reference).__name__}, which is made of training samples' losses",
                     f'Pass a held-out set or "{VALIDATION}", or use SampleLoss and MeanLoss.',
@@ -104,7 +105,7 @@ class ReferenceSet:
         if isinstance(reference, str):
             check_validation(trainer)
         elif not module.automatic_optimization:
-            raise reference_error(
+            raise refusal(
                 "automatic optimisation for a reference pass",
                 "a module that optimises in training_step and would train on the reference set",
                 f'Use reference="{VALIDATION}".',
@@ -142,17 +143,15 @@ class ReferenceSet:
                 collate_fn=train_loader.collate_fn,
             )
         if getattr(found, "dataset", None) is train_loader.dataset:
-            raise reference_error(
+            raise refusal(
                 "a reference set apart from the training set",
                 "the same dataset object",
                 "Hold clean samples out of training.",
             )
         if not hasattr(found, "__iter__"):
-            raise reference_error(
-                "a DataLoader or Dataset as reference", type(found).__name__, _WAYS
-            )
+            raise refusal("a DataLoader or Dataset as reference", type(found).__name__, _WAYS)
         if hasattr(found, "__len__") and len(found) == 0:
-            raise reference_error(
+            raise refusal(
                 "a reference set with samples", "an empty one", "Give at least one batch."
             )
         self._loader, self._num_own = shard_batches(found, num_replicas, rank)

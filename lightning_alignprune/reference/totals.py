@@ -6,12 +6,12 @@ from typing import Any, Literal
 
 import torch
 from lightning.pytorch.utilities.data import extract_batch_size
-from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from torch import Tensor
 
-from lightning_alignprune.loss_tap import LossTap
 from lightning_alignprune.signals import ReferenceSamples
-from lightning_alignprune.tapped_step import TappedCall, is_classification, main_call
+from lightning_alignprune.tap.loss_tap import LossTap
+from lightning_alignprune.tap.tapped_step import TappedCall, is_classification, main_call
+from lightning_alignprune.trainer_access.errors import refusal
 
 Keeps = Literal["losses", "logits"] | None
 
@@ -51,10 +51,10 @@ class ReferenceLoss:
             self.total = self.total + loss.detach().float() * size
             self.count = self.count + size
         else:
-            raise MisconfigurationException(
-                "DynamicPruningCallback: expected a loss on the reference batch, got "
-                f"{type(returned).__name__} and no call of a torch loss function. Return the loss "
-                "from the step, or a dict with 'loss' and 'sample_loss'."
+            raise refusal(
+                "a loss on the reference batch",
+                f"{type(returned).__name__} and no call of a torch loss function",
+                "Return the loss from the step, or a dict with 'loss' and 'sample_loss'.",
             )
 
     def _keep(self, tap: LossTap, losses: Tensor | None, call: TappedCall | None) -> None:

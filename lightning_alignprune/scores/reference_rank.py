@@ -4,10 +4,10 @@ import torch
 from torch import Tensor
 from typing_extensions import override
 
-from lightning_alignprune.functional.mixture_cut import reference_rank
-from lightning_alignprune.scores import Gate, TrajectoryScore
-from lightning_alignprune.trajectories import LossTrajectories
-from lightning_alignprune.trajectory_view import TrajectoryView
+from lightning_alignprune.functional.mixture import reference_rank
+from lightning_alignprune.scores.base import Gate, TrajectoryScore
+from lightning_alignprune.state.trajectories import LossTrajectories
+from lightning_alignprune.state.trajectory_view import TrajectoryView
 
 
 class ReferenceRank(TrajectoryScore):

@@ -13,12 +13,8 @@ from lightning_alignprune.functional.calibration import (
     calibrate,
     identity_calibrator,
 )
-from lightning_alignprune.signals import ReferenceSamples, Signal
-from lightning_alignprune.tapped_step import TappedStep, is_classification
-
-
-class NoLogitsError(RuntimeError):
-    """A step or a reference batch showed no logits with integer class labels."""
+from lightning_alignprune.signals.base import NoLogitsError, ReferenceSamples, Signal
+from lightning_alignprune.tap.tapped_step import TappedStep, is_classification
 
 
 class CalibratedLoss(Signal):

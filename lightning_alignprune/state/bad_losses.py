@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from lightning_alignprune.share import Share
+from lightning_alignprune.state.share import Share
 
 
 class BadLossError(RuntimeError):

@@ -6,8 +6,7 @@ import torch
 from torch import Tensor
 
 from lightning_alignprune.functional.selection import Selection
-from lightning_alignprune.policies import Policy
-from lightning_alignprune.share import Share
+from lightning_alignprune.state.share import Share
 
 _MOST_LEFT_OUT = 0.1
 
@@ -58,30 +57,29 @@ class Decision:
                 values["score_mean"] = (total / count).float()
         return values
 
-    def warning(self, policy: Policy) -> str | None:
+    def warning(self, policy: str) -> str | None:
         """Say what the user should know about it, or None."""
-        name = type(policy).__name__
         if self.is_fallback and sum(self.counts) == 0:
             return (
-                f"{name} kept no sample for epoch {self.epoch}; that epoch trains on all of them."
+                f"{policy} kept no sample for epoch {self.epoch}; that epoch trains on all of them."
             )
         if self.is_fallback:
             return (
-                f"{name} kept no sample of rank {self.counts.index(0)}'s share for epoch "
+                f"{policy} kept no sample of rank {self.counts.index(0)}'s share for epoch "
                 f"{self.epoch}; that epoch trains on all of them. Use partition='replicated', or "
                 "shuffle the data set once."
             )
         if self.left_out_fraction > _MOST_LEFT_OUT:
             return (
-                f"the samples that {name} kept for epoch {self.epoch} lie unevenly over the ranks' "
-                f"shares: between {min(self.counts)} and {max(self.counts)}. Each trains "
+                f"the samples that {policy} kept for epoch {self.epoch} lie unevenly over the "
+                f"ranks' shares: between {min(self.counts)} and {max(self.counts)}. Each trains "
                 f"{min(self.counts)}, so {self.left_out_fraction:.0%} of them are left out. Use "
                 "partition='replicated', or shuffle the data set once."
             )
         return None
 
 
-def checked(decision: Decision, policy: Policy, share: Share) -> Decision:
+def checked(decision: Decision, policy: str, share: Share) -> Decision:
     """Refuse a malformed selection; turn "all" and "none" into the plain full epoch.
 
     Raises:
@@ -94,7 +92,7 @@ def checked(decision: Decision, policy: Policy, share: Share) -> Decision:
         decision.scores is not None and selection.kept.shape != decision.scores.shape
     ):
         raise ValueError(
-            f"{type(policy).__name__}.select: expected kept of dtype bool with one entry per "
+            f"{policy}.select: expected kept of dtype bool with one entry per "
             f"sample, got {selection.kept.dtype} of shape {tuple(selection.kept.shape)}."
         )
     decision.counts = share.counts(selection.kept.sum())

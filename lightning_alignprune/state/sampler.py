@@ -15,7 +15,7 @@ from typing_extensions import override
 
 from lightning_alignprune._checks import check_number
 from lightning_alignprune.functional.draws import draw_seed
-from lightning_alignprune.share import Share
+from lightning_alignprune.state.share import Share
 
 _ITER_CHUNK = 1 << 16
 

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from lightning_alignprune._checks import check_choice, check_number
-from lightning_alignprune.trajectory_view import TrajectoryView, later_loss
+from lightning_alignprune.state.trajectory_view import TrajectoryView, later_loss
 
 StorageDtype = Literal["float32", "float16", "bfloat16"]
 STATE_VERSION = 1

@@ -16,8 +16,8 @@ from torch import Tensor
 from torch.overrides import TorchFunctionMode
 from typing_extensions import override
 
-from lightning_alignprune._loss_functions import LOSS_FUNCTIONS, mean_divisor, observed_elements
-from lightning_alignprune.tapped_step import TappedCall
+from lightning_alignprune.tap.loss_functions import LOSS_FUNCTIONS, mean_divisor, observed_elements
+from lightning_alignprune.tap.tapped_step import TappedCall
 
 
 class _WeightedGradient(torch.autograd.Function):

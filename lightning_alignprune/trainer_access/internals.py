@@ -16,7 +16,7 @@ from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.utilities import CombinedLoader
 from torch.utils.data import BatchSampler, DataLoader
 
-from lightning_alignprune.sampler import PrunedSampler
+from lightning_alignprune.state.sampler import PrunedSampler
 
 Loader = DataLoader[Any]
 

@@ -2,7 +2,6 @@
 
 from typing import Any
 
-from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.utilities.rank_zero import rank_zero_warn
 from torch.utils.data import (
     BatchSampler,
@@ -13,11 +12,10 @@ from torch.utils.data import (
     SequentialSampler,
 )
 
-from lightning_alignprune import _trainer_access as access
-from lightning_alignprune.rank_exchange import RankExchange
-from lightning_alignprune.sampler import PrunedSampler, describe
-
-_OWNER = "DynamicPruningCallback"
+from lightning_alignprune.state.sampler import PrunedSampler, describe
+from lightning_alignprune.trainer_access import internals as access
+from lightning_alignprune.trainer_access.errors import OWNER, refusal
+from lightning_alignprune.trainer_access.ranks import RankExchange
 
 
 def check_loader(loader: object) -> DataLoader[Any]:
@@ -27,40 +25,38 @@ def check_loader(loader: object) -> DataLoader[Any]:
         MisconfigurationException: With the reason and the way out, if not.
     """
     if not isinstance(loader, DataLoader):
-        raise _refused(
-            "a torch DataLoader for training", type(loader).__name__, "Use a DataLoader."
-        )
+        raise refusal("a torch DataLoader for training", type(loader).__name__, "Use a DataLoader.")
     if isinstance(loader.dataset, IterableDataset):
-        raise _refused(
+        raise refusal(
             "a map-style training set",
             "an IterableDataset, whose samples have no indices",
             "Give a dataset with __len__ and __getitem__.",
         )
     if any(cls.__name__ == "StatefulDataLoader" for cls in type(loader).__mro__):
-        raise _refused(
+        raise refusal(
             "a loader whose place this callback keeps",
             f"{type(loader).__name__}, which restores its own",
             "Use torch's DataLoader: with this callback it resumes exactly, also in mid-epoch.",
         )
     if loader.batch_size is None and loader.batch_sampler is None:
-        raise _refused(
+        raise refusal(
             "a DataLoader that makes batches",
             "batch_size=None, where each item is a batch of unknown samples",
             "Let the DataLoader batch single samples.",
         )
     if type(loader.batch_sampler) is not BatchSampler:
-        raise _refused(
+        raise refusal(
             "a plain torch BatchSampler",
             describe(loader.batch_sampler),
             "Pass batch_size, shuffle or sampler to the DataLoader instead of batch_sampler.",
         )
     if not getattr(loader, "in_order", True):
         rank_zero_warn(
-            f"{_OWNER}: the train loader has in_order=False, but samples are known by their place "
+            f"{OWNER}: the train loader has in_order=False, but samples are known by their place "
             "in the order; its batches are taken in order."
         )
     if len(loader.dataset) == 0:  # type: ignore[arg-type]
-        raise _refused("a training set with samples", "an empty one", "Check the dataset.")
+        raise refusal("a training set with samples", "an empty one", "Check the dataset.")
     return loader
 
 
@@ -68,7 +64,7 @@ def check_length(loader: DataLoader[Any], num_samples: int | None) -> None:
     """Raise a ``MisconfigurationException`` if the set changed its length since the last fit."""
     length = len(loader.dataset)  # type: ignore[arg-type]
     if num_samples is not None and length != num_samples:
-        raise _refused(
+        raise refusal(
             f"the training set to keep its {num_samples} samples",
             str(length),
             "Losses are remembered by index; use a new Trainer or a new callback for another set.",
@@ -82,14 +78,14 @@ def check_installed(loaders: list[Any], sampler: PrunedSampler | None) -> DataLo
         MisconfigurationException: If there are several, or something replaced the loader.
     """
     if len(loaders) != 1:
-        raise _refused(
+        raise refusal(
             "one train loader",
             str(len(loaders)),
             "Join the sets, for instance with torch.utils.data.ConcatDataset.",
         )
     loader: DataLoader[Any] = loaders[0]
     if sampler is None or loader.sampler is not sampler:
-        raise _refused(
+        raise refusal(
             "to find its sampler in the train loader",
             describe(loader.sampler),
             "Something replaced the loader during setup; look for another callback that does.",
@@ -143,13 +139,13 @@ def sampler_for(loader: DataLoader[Any], seed: int, exchange: RankExchange) -> P
 def _check_dealt_out(num_ranks: int, num_replicas: int, base: Any) -> None:
     remedy = "Use partition='replicated'."
     if base is not None:
-        raise _refused(
+        raise refusal(
             "no sampler of your own with partition='fixed', where a rank draws its own share only",
             describe(base),
             remedy,
         )
     if num_replicas != num_ranks:
-        raise _refused(
+        raise refusal(
             f"partition='fixed' to deal the samples out over {num_ranks} ranks",
             f"use_distributed_sampler=False or a sampler of {num_replicas} replicas",
             f"Leave use_distributed_sampler at True. {remedy}",
@@ -189,7 +185,3 @@ def shard_batches(loader: Any, num_replicas: int, rank: int) -> tuple[Any, int |
     num_each = -(-len(batches) // num_replicas)
     padded = own + [(own or batches)[0]] * (num_each - len(own))
     return access.with_batches(loader, padded), len(own)
-
-
-def _refused(expected: str, got: str, remedy: str) -> MisconfigurationException:
-    return MisconfigurationException(f"{_OWNER}: expected {expected}, got {got}. {remedy}")

@@ -8,14 +8,12 @@ from typing import Any, Literal
 
 import torch
 from lightning.pytorch import Trainer
-from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.utilities.rank_zero import rank_zero_warn
 from torch import Tensor
 
-from lightning_alignprune.policies import Policy
-from lightning_alignprune.pseudo_clean import PseudoClean
-from lightning_alignprune.sampler import PrunedSampler
-from lightning_alignprune.share import Share
+from lightning_alignprune.state.sampler import PrunedSampler
+from lightning_alignprune.state.share import Share
+from lightning_alignprune.trainer_access.errors import OWNER, refusal
 
 Partition = Literal["replicated", "fixed"]
 PARTITIONS: tuple[Partition, ...] = ("replicated", "fixed")
@@ -53,7 +51,7 @@ class RankExchange:
         if not self._is_fixed:
             return Share(num_samples)
         if num_samples < self._num_ranks:
-            raise _error(
+            raise refusal(
                 "a sample for every rank",
                 f"{num_samples} on {self._num_ranks} ranks",
                 "Use partition='replicated'.",
@@ -139,34 +137,6 @@ class RankExchange:
             change = f"with partition={now['partition']!r}, which it was not saved with"
         if change is not None:
             rank_zero_warn(
-                f"DynamicPruningCallback: resumed in mid-epoch {change}; some samples of this "
+                f"{OWNER}: resumed in mid-epoch {change}; some samples of this "
                 "epoch train twice or not at all. The next epoch is whole again."
             )
-
-
-def check_fixed(policy: Policy, reference: object) -> None:
-    """Refuse what needs the losses of all samples in one place.
-
-    Raises:
-        MisconfigurationException: Naming the policy or reference, and the way out.
-    """
-    if not policy.works_on_shares:
-        raise _error(
-            "a policy that works on shares with partition='fixed'",
-            f"{type(policy).__name__}, which may need the scores of all samples",
-            "Use partition='replicated', or set works_on_shares = True on the policy if it adds up "
-            "over ranks with context.all_reduce.",
-        )
-    if reference == "pseudo" or isinstance(reference, PseudoClean):
-        name = reference if isinstance(reference, str) else type(reference).__name__
-        raise _error(
-            "a reference apart from the training set with partition='fixed'",
-            f"reference={name!r}, which ranks the losses of all training samples",
-            "Pass a clean reference set or reference='validation', or use partition='replicated'.",
-        )
-
-
-def _error(expected: str, got: str, remedy: str) -> MisconfigurationException:
-    return MisconfigurationException(
-        f"DynamicPruningCallback: expected {expected}, got {got}. {remedy}"
-    )

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch.optim import lr_scheduler as lr
 
-from lightning_alignprune.lr_alignment import num_scheduler_steps
+from lightning_alignprune.fit.lr_alignment import num_scheduler_steps
 from tests.conftest import TinyModule, make_trainer
 from tests.integration.test_epoch_lengths import pruning
 

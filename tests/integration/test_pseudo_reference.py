@@ -13,7 +13,7 @@ from lightning_alignprune import (
     PseudoModerate,
 )
 from lightning_alignprune.functional.coreset import moderate_subset
-from lightning_alignprune.pseudo_clean import read_labels
+from lightning_alignprune.trainer_access.dataset_labels import read_labels
 from tests.conftest import TinyModule, make_data, make_trainer
 
 

@@ -24,7 +24,7 @@ from lightning_alignprune import (
 )
 from lightning_alignprune.policies import POLICIES
 from lightning_alignprune.pruner import Pruner
-from lightning_alignprune.share import Share
+from lightning_alignprune.state.share import Share
 from tests.integration.forked import run_forked, run_ranks
 
 N, EPOCHS = 203, 11
@@ -155,7 +155,7 @@ def test_states_of_every_dtype_are_gathered_in_pieces(tmp_path):
 
 
 def gather_in_pieces():
-    import lightning_alignprune.share as module
+    import lightning_alignprune.state.share as module
 
     module._PIECE = 8  # two rows of four ranks at a time, of the three that there are
     gather_everything()

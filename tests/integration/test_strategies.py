@@ -19,7 +19,7 @@ from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from torch.distributed.fsdp import fully_shard
 from torch.utils.data import DataLoader
 
-from lightning_alignprune.trainer_check import check_trainer
+from lightning_alignprune.fit.preflight import check_trainer
 from tests.conftest import TinyModule, make_data, make_trainer
 from tests.integration.forked import run_forked, run_ranks
 from tests.integration.ranked_fits import EPOCHS, SaveAt, fit, fit_rank, make_callback, same

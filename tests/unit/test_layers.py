@@ -1,67 +1,155 @@
-"""The layers point one way, internals are touched in one file, files stay within their budgets."""
+"""Rooms import one way, internals are touched in one room, functions and constructors stay small.
+
+A room is a folder of the package, or a file beside them. Nothing here names a file inside a room.
+"""
 
 import ast
 import re
+from graphlib import TopologicalSorter
 from pathlib import Path
 
 import pytest
 
 import lightning_alignprune
 
+PACKAGE = "lightning_alignprune"
 ROOT = Path(lightning_alignprune.__file__).parent
 FILES = sorted(ROOT.rglob("*.py"))
-STATE = ["trajectories", "sampler", "schedule", "scores", "signals", "loss_tap", "tapped_step"]
-STATE += ["pruner", "_loss_functions", "_checks"]
+TREES = {path: ast.parse(path.read_text()) for path in FILES}
+PURE = {"_checks", "functional", "schedule"}  # torch only
+TRAINERLESS = {*PURE, "tap", "state", "signals", "scores", "policies", "pruner"}
+LONGEST_FUNCTION = 40  # lines of code, without docstring and signature
+MOST_COLLABORATORS = 5  # arguments of a constructor that are objects of this package
 
 
-def imports(path):
-    for node in ast.walk(ast.parse(path.read_text())):
+def room(path):
+    return path.relative_to(ROOT).parts[0].removesuffix(".py")
+
+
+def imported(path):
+    for node in ast.walk(TREES[path]):
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
             yield node.module or ""
+            if node.module == PACKAGE:
+                yield from (f"{PACKAGE}.{alias.name}" for alias in node.names)
 
 
-@pytest.mark.parametrize("path", sorted((ROOT / "functional").glob("*.py")), ids=lambda p: p.name)
-def test_functional_imports_torch_only(path):
-    for name in imports(path):
-        inside = name.startswith(
-            ("lightning_alignprune.functional", "lightning_alignprune._checks")
-        )
-        assert inside or name.split(".")[0] in ("torch", "collections", "typing", "math"), name
+def rooms_behind():
+    """Which rooms each room imports."""
+    behind = {room(path): set() for path in FILES}
+    for path in FILES:
+        for name in imported(path):
+            if name.startswith(f"{PACKAGE}."):
+                behind[room(path)].add(name.split(".")[1])
+    return {name: {other for other in others if other != name} for name, others in behind.items()}
 
 
-@pytest.mark.parametrize(
-    "name", [*STATE, *(f"policies/{p.stem}" for p in (ROOT / "policies").glob("*.py"))]
-)
-def test_state_knows_no_trainer(name):
-    shell = ("callback", "_trainer_access", "reference", "loader_adapter", "step_recorder", "cli")
-    for module in imports(ROOT / f"{name}.py"):
-        assert not module.startswith(tuple(f"lightning_alignprune.{s}" for s in shell)), module
-        assert not module.startswith("lightning.") or module.endswith("utilities.seed"), module
+def named(path):
+    return str(path.relative_to(ROOT))
 
 
-@pytest.mark.parametrize("path", FILES, ids=lambda p: str(p.relative_to(ROOT)))
-def test_internals_are_touched_in_one_file(path):
-    if path.name == "_trainer_access.py":
-        return
-    found = re.findall(r"(?:trainer|loader|loop|fetcher)[a-z_.]*\._[a-z]\w*", path.read_text())
-    assert not found
+def test_rooms_import_one_way():
+    behind = rooms_behind()
+    del behind["__init__"]
+    assert list(TopologicalSorter(behind).static_order())  # raises CycleError on a circle
 
 
-@pytest.mark.parametrize("path", FILES, ids=lambda p: str(p.relative_to(ROOT)))
-def test_budgets(path):
-    budget = 350 if path.name == "callback.py" else 250
-    assert len(path.read_text().splitlines()) <= budget
+@pytest.mark.parametrize("name", sorted(TRAINERLESS))
+def test_what_knows_no_trainer_imports_only_its_like(name):
+    assert rooms_behind()[name] <= (PURE if name in PURE else TRAINERLESS)
 
 
-@pytest.mark.parametrize("path", FILES, ids=lambda p: str(p.relative_to(ROOT)))
+@pytest.mark.parametrize("path", [p for p in FILES if room(p) in PURE], ids=named)
+def test_the_pure_rooms_import_torch_only(path):
+    allowed = {"torch", "numpy", "collections", "dataclasses", "typing", "math", "numbers"}
+    outside = {name.split(".")[0] for name in imported(path)} - {PACKAGE}
+    assert outside <= allowed
+
+
+@pytest.mark.parametrize("path", [p for p in FILES if room(p) in TRAINERLESS], ids=named)
+def test_the_core_imports_no_lightning_but_its_seed_helper(path):
+    for name in imported(path):
+        assert not name.startswith("lightning.") or name.endswith("utilities.seed"), name
+
+
+@pytest.mark.parametrize("path", [p for p in FILES if room(p) != "trainer_access"], ids=named)
+def test_internals_are_touched_in_one_room(path):
+    text = path.read_text()
+    assert not re.findall(r"(?:trainer|loader|loop|fetcher)[a-z_.]*\._[a-z]\w*", text)
+
+
+@pytest.mark.parametrize("path", FILES, ids=named)
 def test_no_global_effects(path):
     text = path.read_text()
     for banned in ("np.random.seed", "print(", "logging.getLogger", "setattr(torch"):
-        assert banned not in text or path.name == "cli.py", banned
+        assert banned not in text or path.name == "cli.py" or f">>> {banned}" in text, banned
+
+
+def functions():
+    for path, tree in TREES.items():
+        for node in ast.walk(tree):
+            if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)):
+                yield pytest.param(node, id=f"{named(path)}:{node.name}:{node.lineno}")
+
+
+def num_lines(function):
+    """Lines of the body, without its docstring."""
+    first = function.body[0]
+    has_docstring = isinstance(first, ast.Expr) and isinstance(first.value, ast.Constant)
+    body = function.body[1:] if has_docstring else function.body
+    return body[-1].end_lineno - body[0].lineno + 1 if body else 0
+
+
+@pytest.mark.parametrize("function", list(functions()))
+def test_a_function_fits_in_a_head(function):
+    assert num_lines(function) <= LONGEST_FUNCTION
+
+
+def classes_of_this_package():
+    return {
+        node.name
+        for tree in TREES.values()
+        for node in ast.walk(tree)
+        if isinstance(node, ast.ClassDef)
+    }
+
+
+def constructors():
+    for path, tree in TREES.items():
+        for node in ast.walk(tree):
+            for part in node.body if isinstance(node, ast.ClassDef) else ():
+                if isinstance(part, ast.FunctionDef) and part.name == "__init__":
+                    yield pytest.param(part, id=f"{named(path)}:{node.name}")
+
+
+@pytest.mark.parametrize("constructor", list(constructors()))
+def test_a_class_has_few_collaborators(constructor):
+    ours = classes_of_this_package()
+    arguments = [*constructor.args.args[1:], *constructor.args.kwonlyargs]
+    collaborators = [
+        argument.arg
+        for argument in arguments
+        if argument.annotation is not None
+        and ours & {n.id for n in ast.walk(argument.annotation) if isinstance(n, ast.Name)}
+    ]
+    assert len(collaborators) <= MOST_COLLABORATORS, collaborators
+
+
+def test_every_room_says_which_question_it_answers():
+    for folder in {path.parent for path in FILES} - {ROOT}:
+        first = (ast.get_docstring(TREES[folder / "__init__.py"]) or "").splitlines()[:1]
+        assert first, folder
 
 
 def test_every_public_name_exists():
     for name in lightning_alignprune.__all__:
         assert hasattr(lightning_alignprune, name)
+
+
+def test_the_tests_mirror_the_rooms():
+    tests = Path(__file__).parent
+    folders = {path.parent.relative_to(ROOT) for path in FILES}
+    for folder in {path.parent.relative_to(tests) for path in tests.rglob("test_*.py")}:
+        assert folder in folders, folder

@@ -7,7 +7,7 @@ from lightning_alignprune import BatchLoss, PruningSchedule, SampleLoss, Selecti
 from lightning_alignprune.policies import IES, POLICIES, UCB, DynamicRandom, InfoBatch, Policy, SeTa
 from lightning_alignprune.pruner import BadLossError, Pruner
 from lightning_alignprune.scores import DynamicAlignment, LastLoss, MeanLoss
-from tests.unit.test_trajectories import reloaded
+from tests.banks import reloaded
 
 N, EPOCHS = 40, 8
 SCORES = {

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from lightning_alignprune._checks import message
 from lightning_alignprune._extras import require
-from lightning_alignprune.data._progress import progress
+from lightning_alignprune.data.readers._progress import progress
 
 
 def read_jpeg_archive(path: str | Path, split: str) -> tuple[Tensor, Tensor]:

@@ -24,7 +24,7 @@ import math
 import torch
 from torch import Tensor
 
-from lightning_alignprune.functional._sorted_sums import ROUNDING, Bounds, Sums
+from lightning_alignprune.functional.grouping._sorted_sums import ROUNDING, Bounds, Sums
 
 _PARTS = 64  # parts a layer is split into per round: small matrices, few rounds
 _TOO_SLOW = 0.995  # a squeeze that leaves a larger share gains less than a round of the search

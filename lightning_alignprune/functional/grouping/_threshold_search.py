@@ -1,4 +1,4 @@
-"""The search behind :func:`~lightning_alignprune.functional.grouping_over_ranks.cuts_over_ranks`.
+"""The search behind :func:`~lightning_alignprune.functional.grouping.over_ranks.cuts_over_ranks`.
 
 Legend: ``n`` scores on this rank, ``k`` groups, ``M`` thresholds. A *key* is a float32 as an
 integer of the same order; a *threshold* is a key that cuts the scores into those below it and the

@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 
 from lightning_alignprune._checks import check_number
-from lightning_alignprune.functional._cut_search import optimal_positions
 from lightning_alignprune.functional.draws import sample_keys
+from lightning_alignprune.functional.grouping._cut_search import optimal_positions
 from lightning_alignprune.functional.selection import Selection, draw_fixed_count
 
 

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from lightning_alignprune.functional._ordering import from_keys
-from lightning_alignprune.functional._threshold_search import (
+from lightning_alignprune.functional.grouping._threshold_search import (
     AllReduce,
     HeldScores,
     Solution,

@@ -6,7 +6,7 @@ from typing import Literal, get_args
 from torch import Tensor
 
 from lightning_alignprune._checks import check_choice, message
-from lightning_alignprune.functional import asymmetric_noise, label_noise
+from lightning_alignprune.functional.label_noise import asymmetric, symmetric
 
 NoiseModel = Literal[
     "symmetric_uniform",
@@ -21,15 +21,15 @@ NOISE_MODELS: tuple[NoiseModel, ...] = get_args(NoiseModel)
 
 _Drawn = tuple[Tensor, Tensor]
 _ANY_CLASSES: dict[str, Callable[[Tensor, int, float, int], _Drawn]] = {
-    "symmetric_uniform": label_noise.symmetric_uniform,
-    "symmetric_inclusive": label_noise.symmetric_inclusive,
-    "symmetric_next": label_noise.symmetric_next,
-    "pairflip": label_noise.pairflip,
-    "asymmetric_next": asymmetric_noise.asymmetric_next,
+    "symmetric_uniform": symmetric.symmetric_uniform,
+    "symmetric_inclusive": symmetric.symmetric_inclusive,
+    "symmetric_next": symmetric.symmetric_next,
+    "pairflip": symmetric.pairflip,
+    "asymmetric_next": asymmetric.asymmetric_next,
 }
 _OWN_CLASSES: dict[str, tuple[int, Callable[[Tensor, float, int], _Drawn]]] = {
-    "asymmetric_cifar10": (10, asymmetric_noise.asymmetric_cifar10),
-    "asymmetric_cifar100": (100, asymmetric_noise.asymmetric_cifar100),
+    "asymmetric_cifar10": (10, asymmetric.asymmetric_cifar10),
+    "asymmetric_cifar100": (100, asymmetric.asymmetric_cifar100),
 }
 
 

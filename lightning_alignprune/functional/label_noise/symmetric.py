@@ -10,7 +10,7 @@ import math
 import torch
 from torch import Tensor
 
-from lightning_alignprune.functional._noise_draws import (
+from lightning_alignprune.functional.label_noise._draws import (
     change,
     change_per_class,
     check_noise,

@@ -1,5 +1,3 @@
-import threading
-
 import pytest
 import torch
 from hypothesis import given, settings
@@ -11,32 +9,9 @@ from lightning_alignprune.functional import (
     full_selection,
     infobatch_selection,
 )
+from tests.in_two_shards import in_two_shards
 
 NAN = float("nan")
-
-
-def in_two_shares(select, num_samples):
-    """Run ``select(part, all_reduce)`` on two halves in lockstep and join what they return."""
-    barrier, slots, results = threading.Barrier(2, timeout=30), [None, None], [None, None]
-
-    def run(rank, part):
-        def all_reduce(value):
-            slots[rank] = value
-            barrier.wait()
-            total = slots[0] + slots[1]
-            barrier.wait()
-            return total
-
-        results[rank] = select(part, all_reduce)
-
-    half = num_samples // 3
-    parts = [slice(0, half), slice(half, num_samples)]
-    threads = [threading.Thread(target=run, args=item) for item in enumerate(parts)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    return torch.cat(results)
 
 
 def infobatch(scores, r=0.5, epoch=1, **kwargs):
@@ -101,7 +76,7 @@ def test_no_rescale_no_weights():
 def test_infobatch_of_shares_is_that_of_the_whole(scores, epoch):
     scores, indices = torch.tensor(scores), torch.arange(len(scores))
     whole = infobatch_selection(scores, 0.5, indices, 0, epoch)
-    kept = in_two_shares(
+    kept = in_two_shards(
         lambda part, reduce: (
             infobatch_selection(scores[part], 0.5, indices[part], 0, epoch, all_reduce=reduce).kept
         ),
@@ -122,7 +97,7 @@ def test_draw_largest(values, count):
     assert int(taken.sum()) == min(count, len(defined))
     expected = defined.sort(descending=True).values[:count]
     assert (values[taken].sort(descending=True).values == expected).all()
-    shares = in_two_shares(
+    shares = in_two_shards(
         lambda part, reduce: draw_largest(
             values[part], count, indices[part], 0, 0, all_reduce=reduce
         ),
@@ -146,7 +121,7 @@ def test_shares_draw_together():
     indices = torch.arange(31)
     candidates = indices % 2 == 0
     whole = draw_fixed_count(candidates, 6, indices, 3, 4)
-    shares = in_two_shares(
+    shares = in_two_shards(
         lambda part, reduce: draw_fixed_count(
             candidates[part], 6, indices[part], 3, 4, all_reduce=reduce
         ),

@@ -14,8 +14,8 @@ from lightning_alignprune import (
 )
 from lightning_alignprune.policies import POLICIES
 from tests import oracles
-from tests.unit.test_selection import in_two_shares
-from tests.unit.test_trajectories import bank_of, reloaded
+from tests.banks import bank_of, reloaded
+from tests.in_two_shards import in_two_shards
 
 NAN = float("nan")
 
@@ -203,7 +203,7 @@ def test_shares_select_what_the_whole_selects(name):
         share = SelectionContext(1, 0, 0, indices[part], bank, all_reduce=reduce)
         return POLICIES[name]().select(scores[part], share).kept
 
-    assert torch.equal(in_two_shares(select, 40), whole)
+    assert torch.equal(in_two_shards(select, 40), whole)
 
 
 @pytest.mark.parametrize(

@@ -3,8 +3,8 @@ import torch
 
 from lightning_alignprune import DynamicAlignment, LastLoss, LossTrajectories, MeanLoss, Score
 from lightning_alignprune.functional import alignment
-from lightning_alignprune.registry import SCORES
-from tests.unit.test_trajectories import bank_of, reloaded, same
+from lightning_alignprune.scores import SCORES
+from tests.banks import bank_of, reloaded, same
 
 NAN = float("nan")
 

@@ -2,7 +2,7 @@ import pytest
 import torch
 
 from lightning_alignprune import BatchLoss, LossTrajectories, SampleLoss
-from lightning_alignprune.tapped_step import TappedStep
+from lightning_alignprune.tap.tapped_step import TappedStep
 
 
 def run_epochs(signal, epochs, num_samples=1):

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from torch.utils.data import BatchSampler, SubsetRandomSampler, WeightedRandomSampler
 
 from lightning_alignprune import PrunedSampler
-from lightning_alignprune.share import Share
+from lightning_alignprune.state.share import Share
 
 
 def make(num_samples=40, kept=None, epoch=3, **kwargs):

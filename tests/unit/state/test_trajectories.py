@@ -1,35 +1,12 @@
-import io
-
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lightning_alignprune import LossTrajectories
+from tests.banks import bank_of, reloaded, same
 
 NAN = float("nan")
-
-
-def bank_of(rows, reference=None, **kwargs):
-    """Record each row as an epoch; NaN entries are not recorded."""
-    bank = LossTrajectories(len(rows[0]), **kwargs)
-    for epoch, values in enumerate(rows):
-        row = torch.tensor(values, dtype=torch.float32)
-        seen = (~row.isnan()).nonzero().squeeze(1)
-        bank.record(seen, row[seen])
-        bank.close_epoch(epoch, None if reference is None else torch.tensor(reference[epoch]))
-    return bank
-
-
-def same(a, b):
-    return torch.equal(a.nan_to_num(nan=-9.0), torch.as_tensor(b).nan_to_num(nan=-9.0))
-
-
-def reloaded(state):
-    file = io.BytesIO()
-    torch.save(state, file)
-    file.seek(0)
-    return torch.load(file, weights_only=True)
 
 
 def test_record_writes_by_index_and_the_last_write_wins():

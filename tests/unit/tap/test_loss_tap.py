@@ -5,8 +5,8 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from lightning_alignprune.loss_tap import LossTap
-from lightning_alignprune.tapped_step import TappedStep, UnseenLossError, is_part_of
+from lightning_alignprune.tap.loss_tap import LossTap
+from lightning_alignprune.tap.tapped_step import TappedStep, UnseenLossError, is_part_of
 
 B, C, T = 7, 4, 5
 

@@ -8,12 +8,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lightning_alignprune.functional import (
-    _sorted_sums,
     group_labels,
     optimal_cuts,
     sliding_window,
     window_selection,
 )
+from lightning_alignprune.functional.grouping import _sorted_sums
 from tests import oracles
 
 values = st.lists(st.floats(-1e6, 1e6, width=32, allow_subnormal=False), min_size=1, max_size=10)

@@ -4,19 +4,19 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lightning_alignprune.functional import group_labels, optimal_cuts, window_selection
-from lightning_alignprune.functional.grouping_over_ranks import (
+from lightning_alignprune.functional.grouping.over_ranks import (
     cuts_over_ranks,
     window_selection_over_ranks,
 )
 from tests import oracles
-from tests.unit.test_selection import in_two_shares
+from tests.in_two_shards import in_two_shards
 
 NAN, INF = float("nan"), float("inf")
 ODD = [NAN, INF, -INF, 0.0, -0.0, 1.0, 1.0000001, 3e38, -3e38, 1e-44, 7.25]
 
 
 def labels_over_ranks(scores, k):
-    return in_two_shares(
+    return in_two_shards(
         lambda part, reduce: group_labels(scores[part], cuts_over_ranks(scores[part], k, reduce)),
         len(scores),
     )
@@ -78,7 +78,7 @@ def test_the_selection_is_that_of_one_process(kind, easy_end, keep_fraction):
             scores[part], 4, window, keep_fraction, indices[part], 3, 2, reduce, easy_end
         ).kept
 
-    assert torch.equal(in_two_shares(select, 500), whole.kept)
+    assert torch.equal(in_two_shards(select, 500), whole.kept)
 
 
 def test_what_travels_does_not_grow_with_the_scores():

@@ -16,7 +16,10 @@ from lightning_alignprune.functional import (
     symmetric_next,
     symmetric_uniform,
 )
-from lightning_alignprune.functional.class_maps import CIFAR100_SUPERCLASSES, next_in_group
+from lightning_alignprune.functional.label_noise.asymmetric import (
+    CIFAR100_SUPERCLASSES,
+    next_in_group,
+)
 
 NUM_CLASSES = {"asymmetric_cifar10": 10, "asymmetric_cifar100": 100}
 

@@ -1,0 +1,1 @@
+"""How are labels and images read from files?"""

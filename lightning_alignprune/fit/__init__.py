@@ -1,0 +1,1 @@
+"""What lives as long as one `Trainer.fit`, and dies with it."""

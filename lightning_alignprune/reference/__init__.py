@@ -1,0 +1,1 @@
+"""What do clean labels look like to the network now?"""

@@ -1,0 +1,80 @@
+"""`DynamicAlignment` (DAS): how a sample's loss moves with that of the clean reference."""
+
+from torch import Tensor
+from typing_extensions import override
+
+from lightning_alignprune._checks import check_choice, check_number
+from lightning_alignprune.functional.alignment import Correlation, Missing, alignment
+from lightning_alignprune.scores.base import Gate, TrajectoryScore
+from lightning_alignprune.state.trajectory_view import TrajectoryView
+
+
+class DynamicAlignment(TrajectoryScore):
+    """Dynamic Alignment Score (DAS): how a sample's loss moves with the clean reference's.
+
+    In [-1, 1]; high = learned like clean data, low = probably mislabelled. NaN with fewer than
+    ``min_observations`` seen epochs in the window, or where a trajectory is flat. Once the network
+    memorises wrong labels their losses fall too, and a short window stops telling them apart; the
+    gate or the whole history helps.
+
+    Args:
+        window: Number of last epochs compared, at least ``min_observations``; None for the whole
+            history. 25 in the paper (5 for runs of ten epochs).
+        correlation: ``"pearson"``, or ``"cosine"``, which cannot be negative on losses.
+        min_observations: Seen epochs needed for a defined score, at least 2. Two points always
+            correlate perfectly; from 4 on the paper finds stable results.
+        missing: ``"observed"`` compares the epochs in which the sample was seen; ``"carry"``
+            repeats its last loss in the others.
+        gate: ``"reference"`` leaves out the epochs after the best reference loss so far. The paper
+            has no gate.
+
+    Raises:
+        ValueError: If a value is out of range.
+
+    Note:
+        Source: AlignPrune. Cost O(N * window) per epoch end, on the device of the trajectories.
+    """
+
+    needs_reference = True
+
+    def __init__(
+        self,
+        window: int | None = 25,
+        correlation: Correlation = "pearson",
+        min_observations: int = 4,
+        missing: Missing = "observed",
+        gate: Gate = "none",
+    ) -> None:
+        owner = "DynamicAlignment"
+        check_number(
+            owner,
+            "min_observations",
+            min_observations,
+            low=2,
+            integer=True,
+            remedy="A correlation needs two points; 4 is the default.",
+        )
+        super().__init__(
+            window,
+            gate,
+            min_observations,
+            "A window shorter than min_observations defines no score. "
+            "Use None for the whole history.",
+        )
+        check_choice(owner, "correlation", correlation, ("pearson", "cosine"))
+        check_choice(owner, "missing", missing, ("observed", "carry"))
+        self.correlation: Correlation = correlation
+        self.min_observations = min_observations
+        self.missing: Missing = missing
+
+    @override
+    def of_rows(self, rows: list[Tensor], view: TrajectoryView) -> Tensor:
+        is_carried = self.missing == "carry" and rows is view.rows
+        return alignment(
+            rows,
+            view.reference,
+            correlation=self.correlation,
+            min_observations=self.min_observations,
+            missing=self.missing,
+            before=view.before if is_carried else None,
+        )

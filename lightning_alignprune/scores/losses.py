@@ -1,0 +1,52 @@
+"""Scores that are losses: the last one, or the mean of the recorded ones."""
+
+from torch import Tensor
+from typing_extensions import override
+
+from lightning_alignprune.functional.alignment import mean_trajectory
+from lightning_alignprune.scores.base import Gate, Score, TrajectoryScore
+from lightning_alignprune.state.trajectories import LossTrajectories
+from lightning_alignprune.state.trajectory_view import TrajectoryView
+
+
+class LastLoss(Score):
+    """The most recent training loss of a sample: high-loss samples are worth training on.
+
+    The score of InfoBatch and SeTa. A pruned sample keeps its old loss. Range: that of the loss.
+    NaN for a sample that was never trained. Label noise has high loss, so this score keeps it.
+    """
+
+    @override
+    def compute(self, trajectories: LossTrajectories) -> Tensor:
+        return trajectories.last
+
+
+class MeanLoss(TrajectoryScore):
+    """The negative mean of a sample's recorded losses: samples that stay hard are pruned.
+
+    Range: minus that of the loss; high (near 0) = learned early and well, low = probably
+    mislabelled, or hard. NaN for a sample that was never seen in the window. Epochs in which a
+    sample was pruned are left out of its mean. This separates wrong labels longer than a
+    correlation does once the network memorises. Do not prune by it before the network has learned
+    something (``PruningSchedule(start_epoch=...)``): what is hard at first is not yet wrong.
+
+    Args:
+        window: Number of last epochs averaged, at least 1; None for the whole history.
+        gate: ``"reference"`` leaves out the epochs after the best reference loss so far and needs
+            a reference set; ``"none"`` does not.
+
+    Raises:
+        ValueError: If a value is out of range.
+
+    Note:
+        Cost O(N * window) per epoch end. ``window=None`` keeps a row of N values per epoch;
+        ``dtype="float16"`` in the callback halves that.
+    """
+
+    def __init__(self, window: int | None = None, gate: Gate = "none") -> None:
+        super().__init__(window, gate, 1, "Use None for the whole history.")
+        self.needs_reference = gate == "reference"
+
+    @override
+    def of_rows(self, rows: list[Tensor], view: TrajectoryView) -> Tensor:
+        return mean_trajectory(rows).neg_()

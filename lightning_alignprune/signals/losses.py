@@ -1,0 +1,95 @@
+"""Signals that are losses: each sample's own, or an EMA of the batches it was in."""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from typing_extensions import override
+
+from lightning_alignprune._checks import check_number
+from lightning_alignprune.signals.base import Signal
+from lightning_alignprune.tap.tapped_step import TappedStep
+
+
+class SampleLoss(Signal):
+    """Each sample's own training loss, as the loss function gave it (InfoBatch, SeTa, AlignPrune).
+
+    Args:
+        plain: Record cross-entropy without label smoothing even where training uses it. The loss
+            that is trained does not change.
+
+    Note:
+        The loss of the train-mode, augmented forward pass, before the optimizer step.
+    """
+
+    def __init__(self, plain: bool = False) -> None:
+        self.plain_loss = plain
+
+    @override
+    def values(self, step: TappedStep) -> Tensor:
+        return step.sample_losses()
+
+
+class BatchLoss(Signal):
+    r"""Batch Loss Score: an EMA, per sample, of the mean losses of the batches it was in (BLS).
+
+    :math:`s_i \leftarrow \alpha s_i + (1 - \alpha) L_B`, from 0, once for each epoch in which the
+    sample was trained. Needs no per-sample loss at all, so it works with any ``training_step``.
+
+    Args:
+        alpha: Share of the old value, in [0, 1). 0.9 in the public code.
+        bias_correction: Divide by ``1 - alpha**n`` after n visits. Without it a seldom-visited
+            sample has a small score only because it starts at 0, looks easy, and is pruned again.
+
+    Raises:
+        ValueError: If ``alpha`` is outside [0, 1).
+
+    Note:
+        Parity: the weights of a selection multiply the batch loss by their mean, as in the public
+        code. That is not the mean of the weighted losses: with InfoBatch's weights it is biased
+        wherever weights and losses correlate. If a sampler draws a sample twice in an epoch, the
+        later batch counts.
+    """
+
+    weighting = "batch"
+
+    def __init__(self, alpha: float = 0.9, bias_correction: bool = False) -> None:
+        check_number(
+            "BatchLoss",
+            "alpha",
+            alpha,
+            low=0.0,
+            high=1.0,
+            high_open=True,
+            remedy="0 records the batch loss itself.",
+        )
+        self.alpha = alpha
+        self.bias_correction = bias_correction
+        self._ema: Tensor | None = None
+        self._num_visits: Tensor | None = None
+
+    @override
+    def values(self, step: TappedStep) -> Tensor:
+        return step.batch_loss().expand(step.num_samples)
+
+    @override
+    def close_epoch(self, row: Tensor, last: Tensor) -> Tensor:
+        if self._ema is None or self._num_visits is None:
+            self._ema = torch.zeros_like(row)
+            self._num_visits = torch.zeros_like(row, dtype=torch.int32)
+        seen = ~row.isnan()
+        ema = self._ema.to(row.device)
+        self._ema = torch.where(seen, self.alpha * ema + (1 - self.alpha) * row, ema)
+        self._num_visits = self._num_visits.to(row.device) + seen
+        value = self._ema
+        if self.bias_correction:
+            value = value / (1 - self.alpha ** self._num_visits.float())
+        return torch.where(seen, value, torch.nan)
+
+    @override
+    def state_dict(self) -> dict[str, Any]:
+        return {"ema": self._ema, "num_visits": self._num_visits}
+
+    @override
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self._ema, self._num_visits = state["ema"], state["num_visits"]
