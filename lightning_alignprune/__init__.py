@@ -16,14 +16,25 @@ from lightning_alignprune.policies import (
     SeTa,
     StaticSubset,
 )
-from lightning_alignprune.reference.pseudo_clean import PseudoClean, PseudoModerate
+from lightning_alignprune.reference import PseudoClean, PseudoModerate
 from lightning_alignprune.schedule import PruningSchedule
-from lightning_alignprune.scores import DynamicAlignment, LastLoss, MeanLoss, Score
-from lightning_alignprune.scores.reference_rank import ReferenceRank
-from lightning_alignprune.signals import BatchLoss, ReferenceSamples, SampleLoss, Signal
-from lightning_alignprune.signals.calibrated_loss import CalibratedLoss
-from lightning_alignprune.state.sampler import PrunedSampler
-from lightning_alignprune.state.trajectories import LossTrajectories
+from lightning_alignprune.scores import (
+    DynamicAlignment,
+    LastLoss,
+    MeanLoss,
+    ReferenceRank,
+    Score,
+    TrajectoryScore,
+)
+from lightning_alignprune.signals import (
+    BatchLoss,
+    CalibratedLoss,
+    ReferenceSamples,
+    SampleLoss,
+    Signal,
+)
+from lightning_alignprune.state import Decision, LossTrajectories, PrunedSampler
+from lightning_alignprune.tap import TappedStep
 
 __version__ = version("lightning-alignprune")
 
@@ -32,6 +43,7 @@ __all__ = [
     "UCB",
     "BatchLoss",
     "CalibratedLoss",
+    "Decision",
     "DynamicAlignment",
     "DynamicPruningCallback",
     "DynamicRandom",
@@ -55,5 +67,7 @@ __all__ = [
     "SelectionContext",
     "Signal",
     "StaticSubset",
+    "TappedStep",
+    "TrajectoryScore",
     "__version__",
 ]

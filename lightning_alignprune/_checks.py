@@ -15,6 +15,12 @@ def message(owner: str, argument: str, constraint: str, value: object, remedy: s
     return f"{owner}: expected {argument} {constraint}, got {value!r}. {remedy}"
 
 
+def shape_of(value: object) -> str:
+    """Describe a tensor by shape and dtype, anything else by its type, for a message."""
+    shape, dtype = getattr(value, "shape", None), getattr(value, "dtype", None)
+    return type(value).__name__ if shape is None else f"{tuple(shape)} of {dtype}"
+
+
 def check_number(
     owner: str,
     argument: str,

@@ -1,29 +1,23 @@
 """`DynamicPruningCallback`: hooks that connect. No maths, no Trainer internals."""
 
-import copy
 import time
 from typing import Any, Literal
 
 from lightning.pytorch import Callback, LightningModule, Trainer
-from lightning.pytorch.utilities.exceptions import MisconfigurationException
-from torch.utils.data import DataLoader, Dataset
-from typing_extensions import override
+from typing_extensions import Self, Unpack, override
 
 from lightning_alignprune._checks import check_choice, resolve
-from lightning_alignprune.fit.preflight import check_fixed, check_trainer
 from lightning_alignprune.fit.session import FitSession
-from lightning_alignprune.policies import POLICIES, Policy
-from lightning_alignprune.presets import robust_settings
-from lightning_alignprune.pruner import Decision, Pruner
-from lightning_alignprune.reference.checks import VALIDATION
-from lightning_alignprune.reference.pseudo_clean import PseudoClean
-from lightning_alignprune.reference.reference_set import PSEUDO, ReferenceSet
+from lightning_alignprune.functional.alignment import Correlation
+from lightning_alignprune.functional.selection import Rescale
+from lightning_alignprune.policies import POLICIES, InfoBatch, Policy, SeTa
+from lightning_alignprune.presets import ReferenceSource, RunSettings, robust_parts
+from lightning_alignprune.pruner import Decision, Parts, Pruner
+from lightning_alignprune.reference import PSEUDO, VALIDATION
 from lightning_alignprune.schedule import PruningSchedule
-from lightning_alignprune.scores import SCORES, Score
-from lightning_alignprune.signals import SIGNALS, Signal
-from lightning_alignprune.state.sampler import PrunedSampler
-from lightning_alignprune.state.trajectories import LossTrajectories, StorageDtype
-from lightning_alignprune.trainer_access import internals as access
+from lightning_alignprune.scores import SCORES, DynamicAlignment, Score
+from lightning_alignprune.signals import SIGNALS, BatchLoss, Signal
+from lightning_alignprune.state import LossTrajectories, StorageDtype
 from lightning_alignprune.trainer_access.errors import OWNER
 from lightning_alignprune.trainer_access.ranks import PARTITIONS, Partition
 
@@ -45,7 +39,8 @@ class DynamicPruningCallback(Callback):
         reference: A ``DataLoader`` or ``Dataset`` of clean samples held out of training;
             ``"validation"`` to use the losses of the regular validation pass at no cost;
             ``"pseudo"`` (or a ``PseudoClean``) to use the small-loss samples of the training set.
-            None looks for a ``reference_dataloader()`` method on the DataModule, then the module.
+            None looks for a ``reference_dataloader()`` method on the DataModule, then the module;
+            where there is none and the score needs a reference, it is the validation pass.
         seed: Seed of the orders and draws. None takes the one of ``seed_everything``, else 0.
         device: Where trajectories live: ``"auto"`` is the training device, ``"cpu"`` for sets
             whose trajectories do not fit there.
@@ -83,11 +78,7 @@ class DynamicPruningCallback(Callback):
         policy: Policy | str = "InfoBatch",
         signal: Signal | str = "SampleLoss",
         schedule: PruningSchedule | None = None,
-        reference: DataLoader[Any]
-        | Dataset[Any]
-        | PseudoClean
-        | Literal["validation", "pseudo"]
-        | None = None,
+        reference: ReferenceSource = None,
         seed: int | None = None,
         device: Literal["auto", "cpu"] = "auto",
         dtype: StorageDtype = "float32",
@@ -97,40 +88,166 @@ class DynamicPruningCallback(Callback):
         restore_rng: bool = False,
         partition: Partition = "replicated",
     ) -> None:
-        self.score = resolve(OWNER, "score", score, Score, SCORES)  # type: ignore[type-abstract]
-        self.policy = resolve(OWNER, "policy", policy, Policy, POLICIES)  # type: ignore[type-abstract]
-        self.signal = resolve(OWNER, "signal", signal, Signal, SIGNALS)  # type: ignore[type-abstract]
-        self.schedule = schedule or PruningSchedule()
+        self.parts = Parts(
+            resolve(OWNER, "signal", signal, Signal, SIGNALS),  # type: ignore[type-abstract]
+            resolve(OWNER, "score", score, Score, SCORES),  # type: ignore[type-abstract]
+            resolve(OWNER, "policy", policy, Policy, POLICIES),  # type: ignore[type-abstract]
+            schedule or PruningSchedule(),
+        )
         if isinstance(reference, str):
             check_choice(OWNER, "reference", reference, (VALIDATION, PSEUDO))
         check_choice(OWNER, "device", device, ("auto", "cpu"))
         check_choice(OWNER, "dtype", dtype, ("float32", "float16", "bfloat16"))
         check_choice(OWNER, "on_nonfinite_loss", on_nonfinite_loss, ("raise", "skip"))
         check_choice(OWNER, "partition", partition, PARTITIONS)
-        self.partition: Partition = partition
         self.reference = reference
         self.seed = seed
-        self.device = device
+        self.device: Literal["auto", "cpu"] = device
         self.dtype: StorageDtype = dtype
         self.keep_history = keep_history
-        self.on_nonfinite_loss = on_nonfinite_loss
+        self.on_nonfinite_loss: Literal["raise", "skip"] = on_nonfinite_loss
         self.align_lr_schedules = align_lr_schedules
         self.restore_rng = restore_rng
-        self._pruner: Pruner | None = None
+        self.partition: Partition = partition
         self._session: FitSession | None = None
         self._loaded: dict[str, Any] | None = None
-        self._extra: dict[str, Any] = {}
+
+    # ---- presets ----------------------------------------------------------------------------
+
+    @classmethod
+    def infobatch(
+        cls,
+        prune_probability: float = 0.5,
+        rescale: Rescale = "expectation",
+        schedule: PruningSchedule | None = None,
+        **run: Unpack[RunSettings],
+    ) -> Self:
+        """Make InfoBatch: half of the easy samples are left out of an epoch, the rest count more.
+
+        For clean labels and less time. Needs no reference set.
+
+        Args:
+            prune_probability: Chance in [0, 1] that a sample of below-average loss is left out.
+            rescale: ``"expectation"`` keeps the expected gradient that of the full set;
+                ``"none"`` weights nothing.
+            schedule: When; None prunes from epoch 1 on and ends on all samples.
+            **run: Arguments of the class that are no part of the method, such as ``seed``.
+
+        Raises:
+            ValueError: If a value is out of range.
+
+        Example:
+            >>> callback = DynamicPruningCallback.infobatch(prune_probability=0.3)
+            >>> type(callback.score).__name__, callback.policy.prune_probability
+            ('LastLoss', 0.3)
+        """
+        policy = InfoBatch(prune_probability, rescale)
+        return cls("LastLoss", policy, "SampleLoss", schedule, **run)
+
+    @classmethod
+    def seta(
+        cls,
+        num_groups: int = 5,
+        window_fraction: float = 0.9,
+        prune_probability: float = 0.1,
+        schedule: PruningSchedule | None = None,
+        **run: Unpack[RunSettings],
+    ) -> Self:
+        """Make SeTa: train on a window of difficulty groups that slides from easy to hard.
+
+        For clean labels and less time. Needs no reference set.
+
+        Args:
+            num_groups: Number of groups, at least 1.
+            window_fraction: Share of the groups in the window, in (0, 1].
+            prune_probability: Share of samples left out at random before grouping, in [0, 1).
+            schedule: When; None prunes from epoch 1 on and ends on a random share.
+            **run: Arguments of the class that are no part of the method, such as ``seed``.
+
+        Raises:
+            ValueError: If a value is out of range.
+
+        Example:
+            >>> DynamicPruningCallback.seta(num_groups=4).policy.num_groups
+            4
+        """
+        policy = SeTa(num_groups, window_fraction, prune_probability)
+        return cls("LastLoss", policy, "SampleLoss", schedule, **run)
+
+    @classmethod
+    def bls(
+        cls,
+        alpha: float = 0.9,
+        bias_correction: bool = False,
+        policy: Policy | str = "InfoBatch",
+        schedule: PruningSchedule | None = None,
+        **run: Unpack[RunSettings],
+    ) -> Self:
+        """Make BLS: a policy fed with an EMA of the batch losses, where no sample's loss is known.
+
+        Works with any ``training_step`` that returns a loss. Needs no reference set.
+
+        Args:
+            alpha: Share of the old value in the EMA, in [0, 1).
+            bias_correction: Whether a seldom-seen sample's EMA is corrected for its start at 0.
+            policy: Which samples train; ``"SeTa"`` makes BLS on SeTa.
+            schedule: When; None takes the policy's habit.
+            **run: Arguments of the class that are no part of the method, such as ``seed``.
+
+        Raises:
+            ValueError: If a value is out of range or a name unknown.
+
+        Example:
+            >>> type(DynamicPruningCallback.bls(policy="SeTa").signal).__name__
+            'BatchLoss'
+        """
+        return cls("LastLoss", policy, BatchLoss(alpha, bias_correction), schedule, **run)
+
+    @classmethod
+    def alignprune(
+        cls,
+        reference: ReferenceSource = None,
+        window: int | None = 25,
+        correlation: Correlation = "pearson",
+        policy: Policy | str = "InfoBatch",
+        signal: Signal | str = "SampleLoss",
+        schedule: PruningSchedule | None = None,
+        **run: Unpack[RunSettings],
+    ) -> Self:
+        """Make AlignPrune: prune by how a sample's loss moves with that of a clean reference set.
+
+        The paper's settings, and what the class gives without arguments. Where labels are wrong
+        and a network memorises them, :meth:`robust` goes further.
+
+        Args:
+            reference: As in the class.
+            window: Number of last epochs compared; None for all. 5 for runs of ten epochs.
+            correlation: ``"pearson"`` or ``"cosine"``.
+            policy: Which samples train; ``"SeTa"`` makes AlignPrune on SeTa.
+            signal: What is recorded; ``"BatchLoss"`` makes AlignPrune on BLS.
+            schedule: When; None takes the policy's habit.
+            **run: Arguments of the class that are no part of the method, such as ``seed``.
+
+        Raises:
+            ValueError: If a value is out of range or a name unknown.
+
+        Example:
+            >>> DynamicPruningCallback.alignprune(window=10).score.window
+            10
+        """
+        score = DynamicAlignment(window, correlation)
+        return cls(score, policy, signal, schedule, reference, **run)
 
     @classmethod
     def robust(
         cls,
-        reference: DataLoader[Any]
-        | Dataset[Any]
-        | PseudoClean
-        | Literal["validation", "pseudo"]
-        | None = None,
-        **settings: Any,
-    ) -> "DynamicPruningCallback":
+        reference: ReferenceSource = None,
+        signal: Signal | str | None = None,
+        score: Score | str | None = None,
+        policy: Policy | str | None = None,
+        schedule: PruningSchedule | None = None,
+        **run: Unpack[RunSettings],
+    ) -> Self:
         """Make the callback for wrong labels and a few hundred clean ones.
 
         ``CalibratedLoss`` recorded, ``ReferenceRank`` over ten epochs as score, ``MixtureCut`` as
@@ -146,20 +263,58 @@ class DynamicPruningCallback(Callback):
 
         Args:
             reference: As in the class. Clean samples, a few hundred, held out of training.
-            **settings: Any argument of the class, instead of the preset's.
+            signal: Instead of the preset's; None leaves it.
+            score: Likewise.
+            policy: Likewise.
+            schedule: Likewise.
+            **run: Arguments of the class that are no part of the method, such as ``seed``.
+
+        Raises:
+            ValueError: If a value is out of range or a name unknown.
 
         Example:
             >>> callback = DynamicPruningCallback.robust()
             >>> type(callback.signal).__name__, type(callback.policy).__name__
             ('CalibratedLoss', 'MixtureCut')
         """
-        return cls(**{"reference": reference, **robust_settings(reference), **settings})
+        parts = robust_parts(reference)
+        return cls(
+            parts.score if score is None else score,
+            parts.policy if policy is None else policy,
+            parts.signal if signal is None else signal,
+            schedule or parts.schedule,
+            reference,
+            **run,
+        )
+
+    # ---- what a run found -------------------------------------------------------------------
+
+    @property
+    def signal(self) -> Signal:
+        """What is recorded: the object in use during and after a fit, before it the one given."""
+        return self.parts.signal if self._pruner is None else self._pruner.signal
+
+    @property
+    def score(self) -> Score:
+        """How good a sample is: the object in use during and after a fit, before it the given."""
+        return self.parts.score if self._pruner is None else self._pruner.score
+
+    @property
+    def policy(self) -> Policy:
+        """Which samples train: the object in use during and after a fit, before it the given."""
+        return self.parts.policy if self._pruner is None else self._pruner.policy
+
+    @property
+    def schedule(self) -> PruningSchedule:
+        """When pruning happens and how the run finishes."""
+        return self.parts.schedule
 
     @property
     def trajectories(self) -> LossTrajectories:
         """The recorded losses; available from the first epoch on.
 
-        With ``partition="fixed"`` those of this rank's share: row j is sample ``j * R + rank``.
+        With ``partition="fixed"`` those of this rank's shard: position j is sample
+        ``j * R + rank``.
 
         Raises:
             RuntimeError: Before a fit has begun in this process.
@@ -168,8 +323,16 @@ class DynamicPruningCallback(Callback):
 
     @property
     def decision(self) -> Decision:
-        """What the next epoch trains on, and the scores that this rests on."""
+        """What the next epoch trains on, and the scores that this rests on.
+
+        Raises:
+            RuntimeError: Before a fit has begun in this process.
+        """
         return self._started().decision
+
+    @property
+    def _pruner(self) -> Pruner | None:
+        return None if self._session is None else self._session.pruner
 
     def _started(self) -> Pruner:
         if self._pruner is None:
@@ -191,66 +354,15 @@ class DynamicPruningCallback(Callback):
         if stage != "fit":
             return
         self._release()
-        check_trainer(trainer)
-        try:
-            self.schedule.check_ends(trainer.max_epochs, trainer.max_steps, self.policy.finish)
-        except ValueError as error:
-            raise MisconfigurationException(f"{OWNER}: {error}") from None
-        if self.partition == "fixed":
-            check_fixed(self.policy, self.reference)
-        if self._pruner is not None and not self._pruner.continues(
-            access.epochs_processed(trainer)
-        ):
-            self._pruner = None  # another Trainer: a new run, from its own beginning
-        self._session = FitSession(
-            self,
-            trainer,
-            pl_module,
-            self.signal,
-            ReferenceSet.find(
-                self.reference,
-                trainer,
-                pl_module,
-                self.signal,
-                self.score,
-                self.policy,
-            ),
-            self.seed,
-            None if self._pruner is None else self._pruner.share.num_samples,
-            self.align_lr_schedules,
-            self.restore_rng,
-            self.partition,
-        )
+        session = FitSession(self, trainer, pl_module)
+        session.go_on_from(self._session)
+        self._session = session
 
     @override
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Start or resume the state, and let the selection take effect."""
-        session = self._running()
-        sampler = session.check_start()
-        if self._pruner is None:
-            self._pruner = self._new_pruner(sampler, pl_module)
         state, self._loaded = self._loaded, None
-        if state is not None:
-            try:
-                self._pruner.load_state_dict(state)
-            except ValueError as error:
-                raise MisconfigurationException(f"{OWNER}: {error}") from None
-        session.start(self._pruner, state, self.on_nonfinite_loss == "skip")
-
-    def _new_pruner(self, sampler: PrunedSampler, module: LightningModule) -> Pruner:
-        return Pruner(
-            sampler.num_samples,
-            # Copies: a second run with this callback must not start from the first one's EMA.
-            copy.deepcopy(self.signal),
-            copy.deepcopy(self.score),
-            copy.deepcopy(self.policy),
-            self.schedule,
-            seed=sampler.seed,
-            device="cpu" if self.device == "cpu" else module.device,
-            dtype=self.dtype,
-            keep_history=self.keep_history,
-            share=sampler.share,
-        )
+        self._running().start(state)
 
     # ---- the batch path ---------------------------------------------------------------------
 
@@ -259,7 +371,7 @@ class DynamicPruningCallback(Callback):
         self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int
     ) -> None:
         """Tell the tap which samples the batch holds and what they weigh."""
-        self._running().before_batch(self._started(), batch_idx)
+        self._running().before_batch(batch_idx)
 
     @override
     def on_train_batch_end(
@@ -271,20 +383,22 @@ class DynamicPruningCallback(Callback):
         batch_idx: int,
     ) -> None:
         """Record the losses of the batch."""
-        self._running().after_batch(self._started())
+        self._running().after_batch()
 
     @override
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Open the tap on the validation pass if it is the reference."""
-        reference = self._session.reference if self._session else None
-        if reference is not None and not trainer.sanity_checking:
-            reference.open_validation()
+        """Listen to the validation pass if it is the reference."""
+        if self._is_fitting() and not trainer.sanity_checking:
+            self._running().start_validation()
 
     @override
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Close it; of several passes in an epoch the last one counts."""
-        if self._session is not None and not trainer.sanity_checking:
-            self._session.close_validation()
+        """Stop listening; of several passes in an epoch the last one counts."""
+        if self._is_fitting() and not trainer.sanity_checking:
+            self._running().end_validation()
+
+    def _is_fitting(self) -> bool:
+        return self._session is not None and self._session.is_running
 
     # ---- the epoch end ----------------------------------------------------------------------
 
@@ -292,10 +406,8 @@ class DynamicPruningCallback(Callback):
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Run the reference set, score, and select the samples of the next epoch."""
         started = time.perf_counter()
-        pruner = self._started()
-        epoch = access.epochs_processed(trainer) - 1
-        reference = self._running().conclude(pruner, epoch, self.on_nonfinite_loss == "skip")
-        values = pruner.metrics()
+        reference = self._running().close_epoch()
+        values = self._started().metrics()
         if reference is not None:
             values["reference_loss"] = reference
         values["scoring_seconds"] = time.perf_counter() - started
@@ -308,13 +420,10 @@ class DynamicPruningCallback(Callback):
     @override
     def state_dict(self) -> dict[str, Any]:
         """Trajectories, the running epoch, the selection: tensors and primitives only."""
-        if self._pruner is None:
+        if self._session is None or self._session.pruner is None:
             return self._loaded or {}
-        if self._session is None:  # saved after the fit
-            state = {**self._pruner.state_dict(), **self._extra}
-        else:
-            state = self._session.state_dict(self._pruner)
-        return state if self._pruner.share.rank == 0 else {}  # rank 0 has gathered all shares
+        state = self._session.state_dict()
+        return state if self._session.pruner.shard.rank == 0 else {}  # rank 0 has gathered all
 
     @override
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
@@ -323,9 +432,7 @@ class DynamicPruningCallback(Callback):
 
     def _release(self) -> None:
         if self._session is not None:
-            self._extra = self._session.extra_state()
             self._session.release()
-        self._session = None
 
     @override
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:

@@ -9,7 +9,7 @@ from lightning.pytorch import Callback
 from typing_extensions import override
 
 from lightning_alignprune.callback import DynamicPruningCallback
-from lightning_alignprune.presets import robust_settings
+from lightning_alignprune.presets import robust_parts
 
 _WAYS = f"expected false, robust, or arguments of {DynamicPruningCallback.__name__}"
 
@@ -25,7 +25,7 @@ class RobustPruning(DynamicPruningCallback):
     """
 
     def __init__(self) -> None:
-        super().__init__(**robust_settings(None))
+        super().__init__(**robust_parts(None)._asdict())
 
     @property
     @override

@@ -1,35 +1,63 @@
-"""What `DynamicPruningCallback.robust` is made of."""
+"""One preset per system: which signal, score, policy and schedule it is made of.
 
-from typing import Any
+`DynamicPruningCallback` has a classmethod for each. Every call makes new objects.
+"""
+
+from typing import Any, Literal, TypedDict
+
+from torch.utils.data import DataLoader, Dataset
 
 from lightning_alignprune.policies import MixtureCut
-from lightning_alignprune.reference.pseudo_clean import PseudoClean
+from lightning_alignprune.pruner import Parts
+from lightning_alignprune.reference import PSEUDO, PseudoClean
 from lightning_alignprune.schedule import PruningSchedule
-from lightning_alignprune.scores import MeanLoss
-from lightning_alignprune.scores.reference_rank import ReferenceRank
-from lightning_alignprune.signals import SampleLoss
-from lightning_alignprune.signals.calibrated_loss import CalibratedLoss
+from lightning_alignprune.scores import MeanLoss, ReferenceRank
+from lightning_alignprune.signals import CalibratedLoss, SampleLoss
+from lightning_alignprune.state import StorageDtype
+from lightning_alignprune.trainer_access.ranks import Partition
+
+ReferenceSource = (
+    DataLoader[Any] | Dataset[Any] | PseudoClean | Literal["validation", "pseudo"] | None
+)
+"""What can be given as a reference."""
 
 START_EPOCH = 5
-START_EPOCH_WITHOUT_REFERENCE = 10
+START_EPOCH_WITHOUT_CLEAN_LABELS = 10
 
 
-def robust_settings(reference: object) -> dict[str, Any]:
-    """Return the arguments of the preset, new objects at each call.
+class RunSettings(TypedDict, total=False):
+    """The callback's arguments that no preset decides; see there."""
+
+    seed: int | None
+    device: Literal["auto", "cpu"]
+    dtype: StorageDtype
+    keep_history: bool
+    on_nonfinite_loss: Literal["raise", "skip"]
+    align_lr_schedules: bool
+    restore_rng: bool
+    partition: Partition
+
+
+def robust_parts(reference: object) -> Parts:
+    """Return the parts of the preset for wrong labels.
 
     A reference of the training samples' own losses never turns up, so there is no sign of
     memorisation to wait for and nothing to calibrate on.
     """
-    if reference == "pseudo" or isinstance(reference, PseudoClean):
-        return {
-            "signal": SampleLoss(),
-            "score": MeanLoss(window=10),
-            "policy": MixtureCut(patience=0),
-            "schedule": PruningSchedule(START_EPOCH_WITHOUT_REFERENCE, finish="selected"),
-        }
-    return {
-        "signal": CalibratedLoss(),
-        "score": ReferenceRank(window=10, gate="reference"),
-        "policy": MixtureCut(),
-        "schedule": PruningSchedule(START_EPOCH, finish="selected"),
-    }
+    if reference == PSEUDO or isinstance(reference, PseudoClean):
+        return Parts(
+            SampleLoss(),
+            MeanLoss(window=10),
+            MixtureCut(patience=0),
+            PruningSchedule(START_EPOCH_WITHOUT_CLEAN_LABELS, finish="selected"),
+        )
+    return Parts(
+        CalibratedLoss(),
+        ReferenceRank(window=10, gate="reference"),
+        MixtureCut(),
+        PruningSchedule(START_EPOCH, finish="selected"),
+    )
+
+
+#: The presets' names, as classmethods of the callback and as words of ``--pruning``.
+PRESETS = ("infobatch", "seta", "bls", "alignprune", "robust")

@@ -1,24 +1,34 @@
 """`Pruner`: signal, score, policy and schedule at work on the trajectories, without a Trainer."""
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
+from lightning_alignprune._checks import shape_of
 from lightning_alignprune.functional.selection import Selection, draw_fixed_count
 from lightning_alignprune.policies import Policy, SelectionContext
 from lightning_alignprune.schedule import PruningSchedule
 from lightning_alignprune.scores import Score
 from lightning_alignprune.signals import Signal
 from lightning_alignprune.state.bad_losses import BadLossError, count_seen
-from lightning_alignprune.state.decision import Decision, checked
-from lightning_alignprune.state.share import Share
+from lightning_alignprune.state.decision import Decision, checked, checked_scores
+from lightning_alignprune.state.shard import Shard
 from lightning_alignprune.state.trajectories import LossTrajectories, StorageDtype
 
-__all__ = ["BadLossError", "Decision", "Pruner"]
+__all__ = ["BadLossError", "Decision", "Parts", "Pruner"]
 
 STATE_VERSION = 1
 _FINISH_STREAM = 1
+
+
+class Parts(NamedTuple):
+    """The four objects that a method is made of."""
+
+    signal: Signal
+    score: Score
+    policy: Policy
+    schedule: PruningSchedule
 
 
 class Pruner:
@@ -34,7 +44,7 @@ class Pruner:
         device: Where trajectories and scores live.
         dtype: Storage type of closed rows.
         keep_history: Keep the rows of all epochs, whatever the score needs.
-        share: The samples whose losses are kept here; None for all.
+        shard: The samples whose losses are kept here; None for all.
 
     Attributes:
         labels: Class labels of the kept samples, shape (N,), int64, or None.
@@ -51,16 +61,16 @@ class Pruner:
         device: torch.device | str = "cpu",
         dtype: StorageDtype = "float32",
         keep_history: bool = False,
-        share: Share | None = None,
+        shard: Shard | None = None,
     ) -> None:
         self.signal, self.score, self.policy, self.schedule = signal, score, policy, schedule
         self.seed = seed
         windows = (score.window, policy.window)
         window = None if keep_history or None in windows else max(w for w in windows if w)
         keep_best = score.gate == "reference"
-        self.share = share or Share(num_samples)
-        self.trajectories = LossTrajectories(self.share.num_own, window, device, dtype, keep_best)
-        self.indices = self.share.indices(device)
+        self.shard = shard or Shard(num_samples)
+        self.trajectories = LossTrajectories(self.shard.num_own, window, device, dtype, keep_best)
+        self.indices = self.shard.indices(device)
         self.labels: Tensor | None = None
         self.has_reference = False
         self.decision = Decision(0, None)
@@ -100,31 +110,41 @@ class Pruner:
             BadLossError: If a loss is NaN or infinite and ``skip_bad`` is off.
 
         Note:
-            One host synchronisation; with several shares one collective.
+            One host synchronisation; with several shards one collective.
         """
         running = self.trajectories.running
-        num_seen = count_seen(running, self.indices, self.share, epoch, skip_bad)
+        num_seen = count_seen(running, self.indices, self.shard, epoch, skip_bad)
         self.num_trained += num_seen
-        self.num_possible += self.share.num_samples
-        # Most signals keep the raw row; then nobody has to work out every sample's last loss.
-        is_plain = type(self.signal).close_epoch is Signal.close_epoch
-        self.trajectories.close_epoch(
-            epoch, reference, None if is_plain else self.signal.close_epoch, reference_samples
-        )
+        self.num_possible += self.shard.num_samples
+        # Where the raw row stays as it is, nobody has to work out every sample's last loss.
+        transform = None if self.signal.keeps_raw_values else self._transformed
+        self.trajectories.close_epoch(epoch, reference, transform, reference_samples)
         return num_seen
+
+    def _transformed(self, row: Tensor, last: Tensor) -> Tensor:
+        kept = self.signal.close_epoch(row, last)
+        if not isinstance(kept, Tensor) or kept.shape != row.shape:
+            raise ValueError(
+                f"{type(self.signal).__name__}.close_epoch: expected a tensor of shape "
+                f"{tuple(row.shape)}, got {shape_of(kept)}. Look at the signal."
+            )
+        return kept
 
     def decide(self, epoch: int, progress_after: float) -> Decision:
         """Decide what ``epoch`` trains on.
 
         Args:
             epoch: The next epoch.
-            progress_after: Share of the run done when that epoch ends.
+            progress_after: Shard of the run done when that epoch ends.
         """
         finishing = self.schedule.is_finishing(progress_after)
         prunes = self.schedule.should_prune(epoch, progress_after)
         if finishing and self.finish == "selected" and epoch >= self.schedule.start_epoch:
             prunes = True
-        scores = self.score.compute(self.trajectories) if prunes else None
+        scores = None
+        if prunes:
+            computed = self.score.compute(self.trajectories)
+            scores = checked_scores(computed, type(self.score).__name__, self.shard)
         selection: Selection | None = None
         if scores is not None:
             context = SelectionContext(
@@ -133,7 +153,7 @@ class Pruner:
                 self.seed,
                 self.indices,
                 self.trajectories,
-                self.share.all_reduce,
+                self.shard.all_reduce,
                 easy_end=self.score.easy_end,
                 labels=self.labels,
                 is_finishing=finishing,
@@ -144,7 +164,7 @@ class Pruner:
         elif finishing and self.finish == "partial":
             selection = self._random_share(epoch)
         decision = Decision(epoch, selection, scores)
-        self.decision = checked(decision, self.policy_name, self.share)
+        self.decision = checked(decision, self.policy_name, self.shard)
         return self.decision
 
     def _about_reference(self) -> dict[str, Any]:
@@ -162,12 +182,12 @@ class Pruner:
         return Selection(
             draw_fixed_count(
                 torch.ones_like(self.indices, dtype=torch.bool),
-                int(self.policy.keep_fraction * self.share.num_samples),
+                int(self.policy.keep_fraction * self.shard.num_samples),
                 self.indices,
                 self.seed,
                 epoch,
                 stream=_FINISH_STREAM,
-                all_reduce=self.share.all_reduce,
+                all_reduce=self.shard.all_reduce,
             )
         )
 
@@ -179,13 +199,13 @@ class Pruner:
     def metrics(self) -> dict[str, float | Tensor]:
         """Return what is worth logging about the newest decision and the run so far."""
         return {
-            **self.decision.metrics(self.share),
+            **self.decision.metrics(self.shard),
             **self.policy.metrics(),
             "pruned_share_so_far": 1.0 - self.num_trained / max(1, self.num_possible),
         }
 
     def state_dict(self, running: Tensor | None = None) -> dict[str, Any]:
-        """Return tensors and primitives only; over several shares only rank 0 gets the whole.
+        """Return tensors and primitives only; over several shards only rank 0 gets the whole.
 
         Args:
             running: The running row to save, of all ranks; None for this process's own.
@@ -203,8 +223,8 @@ class Pruner:
         return {
             "version": STATE_VERSION,
             "made_by": self._made_by(),
-            "trajectories": self.share.gathered_trajectories(trajectories),
-            **self.share.gathered(per_sample),
+            "trajectories": self.shard.gathered_trajectories(trajectories),
+            **self.shard.gathered(per_sample),
             "epoch": self.decision.epoch,
             "num_selections": self.num_selections,
             "num_trained": self.num_trained,
@@ -237,8 +257,8 @@ class Pruner:
                 f"expected the checkpoint's {was}, got {now}. Resume with the same objects, or "
                 "start a new run from the weights alone."
             )
-        own = self.share.own
-        self.trajectories.load_state_dict(self.share.own_trajectories(state["trajectories"]))
+        own = self.shard.own
+        self.trajectories.load_state_dict(self.shard.own_trajectories(state["trajectories"]))
         self.signal.load_state_dict(own(state["signal"]))
         self.policy.load_state_dict(own(state["policy"]))
         device = self.indices.device
@@ -247,7 +267,7 @@ class Pruner:
         if kept is not None:
             weights = None if weights is None else weights.to(device)
             self.decision.selection = Selection(kept.to(device), weights)
-            self.decision.counts = self.share.counts(kept.sum().to(device))
+            self.decision.counts = self.shard.counts(kept.sum().to(device))
         self.num_selections = state["num_selections"]
         self.num_trained = state["num_trained"]
         self.num_possible = state["num_possible"]

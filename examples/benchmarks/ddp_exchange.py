@@ -94,7 +94,7 @@ def gather_at_every_step(order: Tensor, losses: Tensor, scores: Tensor, batch_si
 
 
 def make_pruner(args: argparse.Namespace, policy: Any, exchange: RankExchange) -> Pruner:
-    share = exchange.share(args.samples)
+    shard = exchange.shard(args.samples)
     pruner = Pruner(
         args.samples,
         SampleLoss(),
@@ -102,11 +102,11 @@ def make_pruner(args: argparse.Namespace, policy: Any, exchange: RankExchange) -
         policy,
         PruningSchedule(),
         SEED,
-        share=share,
+        shard=shard,
     )
     for epoch in range(args.window):
         losses = torch.rand(args.samples, generator=torch.Generator().manual_seed(epoch))
-        pruner.trajectories.running = losses[share.rank :: share.num_ranks].clone()
+        pruner.trajectories.running = losses[shard.rank :: shard.num_ranks].clone()
         pruner.close_epoch(epoch, torch.tensor(1.0 / (1 + epoch)))
     return pruner
 
@@ -122,7 +122,7 @@ def whole_epoch_end(pruner: Pruner, exchange: RankExchange, order: Tensor) -> Ca
 
     def run() -> None:
         epoch, running = next(epochs), losses
-        if pruner.share.is_whole:
+        if pruner.shard.is_whole:
             running = exchange.merged(losses, order, is_sharded=True)
         pruner.trajectories.running = running
         pruner.close_epoch(epoch, torch.tensor(0.5))

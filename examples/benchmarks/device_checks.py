@@ -107,7 +107,7 @@ def device_milliseconds(run: Callable[[], Any], repeats: int = 20) -> float:
 
 def filled(pruner: Pruner, num_reference: int = 1000) -> Pruner:
     """Give a pruner twenty-five epochs of made losses."""
-    size = pruner.share.num_samples
+    size = pruner.shard.num_samples
     generator = torch.Generator("cuda").manual_seed(0)
     for epoch in range(25):
         losses = torch.rand(size, generator=generator, device="cuda") * 3 / (1 + epoch)

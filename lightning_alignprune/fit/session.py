@@ -1,24 +1,28 @@
-"""`FitSession`: what one fit needs beside the pruner, wired to its Trainer and gone at its end."""
+"""`FitSession`: one fit, from the checks before it to what a resume needs of it."""
 
+import copy
 import math
 import os
-from typing import Any
+import weakref
+from collections.abc import Callable
+from typing import Any, Literal, Protocol
 
 import torch
-from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.utilities.rank_zero import rank_zero_warn
 from torch import Tensor
 
 from lightning_alignprune.fit.lr_alignment import ScheduleAlignment
+from lightning_alignprune.fit.preflight import check_fixed, check_trainer
+from lightning_alignprune.fit.rehearsal import rehearse_weights
 from lightning_alignprune.fit.rng_state import collect_rng_states, restore_rng_states
 from lightning_alignprune.fit.step_recorder import StepRecorder
 from lightning_alignprune.functional.draws import draw_seed
-from lightning_alignprune.pruner import BadLossError, Pruner
-from lightning_alignprune.reference.following import follow_reference
-from lightning_alignprune.reference.reference_set import ReferenceSet
+from lightning_alignprune.pruner import BadLossError, Decision, Parts, Pruner
+from lightning_alignprune.reference import find_reference, learn_from_reference
 from lightning_alignprune.schedule import progress_after_epoch
-from lightning_alignprune.signals import Signal
-from lightning_alignprune.state.sampler import PrunedSampler
+from lightning_alignprune.state import PrunedSampler, StorageDtype
 from lightning_alignprune.trainer_access import internals as access
 from lightning_alignprune.trainer_access.dataset_labels import labels_of
 from lightning_alignprune.trainer_access.errors import OWNER
@@ -29,223 +33,328 @@ from lightning_alignprune.trainer_access.loaders import (
     sampler_for,
 )
 from lightning_alignprune.trainer_access.ranks import Partition, RankExchange
+from lightning_alignprune.trainer_access.running_fit import RunningFit
 
 _WORKER_STREAM = 7
 
 
+class PruningSettings(Protocol):
+    """What a session reads of its callback; the callback's docs say what each means."""
+
+    parts: Parts
+    reference: Any
+    seed: int | None
+    device: Literal["auto", "cpu"]
+    dtype: StorageDtype
+    keep_history: bool
+    on_nonfinite_loss: Literal["raise", "skip"]
+    align_lr_schedules: bool
+    restore_rng: bool
+    partition: Partition
+
+
 class FitSession:
-    """Connect a pruner to a running fit.
+    """Check a fit, connect a pruner to it, and keep what it found.
 
     Args:
-        callback: The callback whose session this is; tuners run fits without it.
+        callback: The callback whose session this is, with its settings.
         trainer: The Trainer.
         module: Its module.
-        signal: What is recorded.
-        reference: The reference set, or None.
-        seed: Seed of the orders and draws; None takes the one of ``seed_everything``.
-        num_samples: Length that the training set must have, or None on a first fit.
-        aligns_lr: Whether step-interval LR schedules follow the share of training done.
-        restores_rng: Whether random states travel in the checkpoint.
-        partition: Whether each rank keeps all losses or those of its share.
+
+    Raises:
+        MisconfigurationException: If this fit cannot be pruned; nothing is changed then.
+
+    Attributes:
+        pruner: Signal, score and policy in use, and what they found; None before the fit begins.
+        sampler: What the train loader draws from; None before the loader is there.
+        is_running: Whether the Trainer is still wired to this session.
     """
 
     def __init__(
-        self,
-        callback: Callback,
-        trainer: Trainer,
-        module: LightningModule,
-        signal: Signal,
-        reference: ReferenceSet | None,
-        seed: int | None,
-        num_samples: int | None,
-        aligns_lr: bool,
-        restores_rng: bool,
-        partition: Partition,
+        self, callback: PruningSettings, trainer: Trainer, module: LightningModule
     ) -> None:
-        self.trainer, self.module, self.reference = trainer, module, reference
-        self.recorder = StepRecorder(signal, not module.automatic_optimization)
-        self.sampler: PrunedSampler | None = None
-        self._dataset: Any = None
+        parts = callback.parts
+        check_trainer(trainer)
+        try:
+            parts.schedule.check_ends(trainer.max_epochs, trainer.max_steps, parts.policy.finish)
+        except ValueError as error:
+            raise MisconfigurationException(f"{OWNER}: {error}") from None
+        if callback.partition == "fixed":
+            check_fixed(parts.policy, callback.reference)
         self._callback = callback
-        self._num_samples = num_samples
+        self._fit = RunningFit(trainer, module, RankExchange(trainer, callback.partition))
+        self._reference = find_reference(callback.reference, self._fit, *parts[:3])
+        seed = callback.seed
         self._seed = int(os.environ.get("PL_GLOBAL_SEED", "0")) if seed is None else seed
-        self._aligns_lr = aligns_lr
-        self._generator = torch.Generator() if restores_rng else None
-        self._pruner: Pruner | None = None
+        self._generator = torch.Generator() if callback.restore_rng else None
+        self._recorder = StepRecorder(
+            parts.signal, not module.automatic_optimization, self._rehearse_weights
+        )
         self._lr: ScheduleAlignment | None = None
         self._full_batches: int | float = 0
-        self._holds_length = False
-        self._exchange = RankExchange(trainer, partition)
+        self._holds_length = self._is_wired = False
+        self._extra: dict[str, Any] = {}
+        self.pruner: Pruner | None = None
+        self.sampler: PrunedSampler | None = None
+        self._of_trainer: Callable[[], Trainer | None] = weakref.ref(trainer)
+        reference = self._reference
         self._taps = access.FitTaps(
             trainer,
             on_train_loader=self._take_loader,
             on_lengths=self._follow_length,
-            around_training_step=self.recorder.run,
-            around_validation_step=reference.run if reference else None,
+            around_training_step=self._recorder.run,
+            around_validation_step=reference.around_validation_step if reference else None,
         )
+        self.is_running = True
+
+    def _rehearse_weights(self, indices: Tensor, args: Any, kwargs: Any) -> None:
+        rehearse_weights(self._fit, indices, args, kwargs)
+
+    def go_on_from(self, before: "FitSession | None") -> None:
+        """Take over the pruner of the fit before if this is its Trainer, which goes on.
+
+        Another Trainer's fit is a new run, from its own beginning.
+        """
+        trainer = self._fit.trainer
+        if before is None or before.pruner is None or before._of_trainer() is not trainer:
+            return
+        if before.pruner.continues(access.epochs_processed(trainer)):
+            self.pruner = before.pruner
+
+    # ---- the loader -------------------------------------------------------------------------
 
     def _take_loader(self, dataloader: object) -> object:
         loader = check_loader(dataloader)
-        check_length(loader, self._num_samples)
-        self.sampler = sampler_for(loader, self._seed, self._exchange)
+        check_length(loader, None if self.pruner is None else self.pruner.shard.num_samples)
+        self.sampler = sampler_for(loader, self._seed, self._fit.exchange)
         return access.with_sampler(loader, self.sampler, self._generator)
 
     def _follow_length(self) -> None:
         # Called before each epoch. A tuner's fit has no callbacks: it sees every sample.
-        if self._pruner is not None and self._callback in access.callbacks(self.trainer):
-            self._apply_selection(self._pruner)
+        if self._is_wired and self._callback in access.callbacks(self._fit.trainer):
+            self._apply_selection()
 
-    def _apply_selection(self, pruner: Pruner) -> None:
+    def _apply_selection(self) -> None:
         assert self.sampler is not None
-        selection = pruner.decision.selection
-        epoch = access.epochs_processed(self.trainer)
-        kept = None if selection is None else selection.kept
-        self.sampler.select(kept, pruner.decision.num_each)
+        assert self.pruner is not None
+        trainer, decision = self._fit.trainer, self.pruner.decision
+        selection = decision.selection
+        epoch = access.epochs_processed(trainer)
+        self.sampler.select(None if selection is None else selection.kept, decision.num_each)
         self.sampler.arm()
         self.sampler.set_epoch(epoch)
         if self._generator is not None:
             self._generator.manual_seed(draw_seed(self._seed, epoch, _WORKER_STREAM))
-        access.refresh_epoch_length(self.trainer)
+        access.refresh_epoch_length(trainer)
         if self._holds_length:
-            access.hold_finished_epoch_length(self.trainer)
+            access.hold_finished_epoch_length(trainer)
 
-    def check_start(self) -> PrunedSampler:
-        """Check loader and reference, now that the data are there; return the sampler."""
-        loader = check_installed(access.train_loaders(self.trainer), self.sampler)
-        self._dataset = loader.dataset
-        if self.reference is not None:
-            self.reference.prepare(loader, self.trainer.world_size, self.trainer.global_rank)
-        self._full_batches = self.trainer.num_training_batches
-        if self._aligns_lr:
-            self._lr = ScheduleAlignment(self.trainer, self.module, int(self._full_batches))
-        assert self.sampler is not None  # check_installed saw it
-        return self.sampler
+    # ---- the start --------------------------------------------------------------------------
 
-    def start(self, pruner: Pruner, state: dict[str, Any] | None, skips_bad: bool) -> None:
-        """Let the selection take effect, on a fresh start or where a checkpoint left off."""
-        trainer, sampler = self.trainer, self.sampler
-        assert sampler is not None
-        pruner.has_reference = self.reference is not None
+    def start(self, state: dict[str, Any] | None) -> None:
+        """Check loader and reference, now that the data are there; begin, or resume from a state.
+
+        Raises:
+            MisconfigurationException: If loader, reference or state do not fit.
+        """
+        trainer, module, exchange = self._fit
+        loader = check_installed(access.train_loaders(trainer), self.sampler)
+        sampler = self.sampler
+        assert sampler is not None  # check_installed saw it
+        if self._reference is not None:
+            self._reference.prepare(loader)
+        self._full_batches = trainer.num_training_batches
+        if self._callback.align_lr_schedules:
+            self._lr = ScheduleAlignment(trainer, module, int(self._full_batches))
+        pruner = self.pruner = self.pruner or self._new_pruner(sampler)
+        if state is None:
+            pruner.trajectories.clear_running()  # a crash may have left part of an epoch
+        else:
+            self._load(pruner, state)
+        pruner.has_reference = self._reference is not None
         if pruner.policy.uses_labels:
-            pruner.labels = labels_of(self._dataset, pruner.indices)
-        if state and self._lr is not None and state.get("lr"):
-            self._lr.load_state_dict(state["lr"])
-        if state and self.reference is not None and state.get("reference"):
-            self.reference.load_state_dict(state["reference"])
-        epoch = access.epochs_processed(trainer)
-        has_losses = not bool(pruner.trajectories.running.isnan().all())
-        if state and epoch > pruner.decision.epoch and has_losses:
-            # Saved on the last batch: Lightning never runs the end of that epoch.
-            self.conclude(pruner, epoch - 1, skips_bad)
-            self._holds_length = True
-        if pruner.decision.epoch < epoch:
-            # A run that had ended goes on: later max_epochs, second fit.
-            self._decide(pruner, epoch)
-        self._pruner, self.recorder.signal = pruner, pruner.signal
-        self.recorder.will_weigh = pruner.policy.weighs_samples
+            pruner.labels = labels_of(loader.dataset, pruner.indices)
+        self._catch_up(pruner, state)
+        self._recorder.signal = pruner.signal
+        self._recorder.will_weigh = pruner.policy.weighs_samples
         sampler.seed = self._seed = pruner.seed  # of the checkpoint, if there is one
-        self._apply_selection(pruner)
+        self._is_wired = True
+        self._apply_selection()
         num_behind = access.batches_to_skip(trainer)
         sampler.skip(num_behind)
         if num_behind and state:
-            self._exchange.warn_of_other_layout(state)
+            exchange.warn_of_other_layout(state)
         is_begun = trainer.ckpt_path is not None or access.has_fetched(trainer)
         if is_begun or pruner.decision.selection is not None:
             access.restart_iteration(trainer)
         if state and self._generator is not None and state.get("rng"):
             restore_rng_states(state["rng"])
 
-    def before_batch(self, pruner: Pruner, batch_idx: int) -> None:
+    def _new_pruner(self, sampler: PrunedSampler) -> Pruner:
+        callback = self._callback
+        # Copies: a second run with this callback must not start from the first one's EMA.
+        signal, score, policy, schedule = callback.parts
+        return Pruner(
+            sampler.num_samples,
+            copy.deepcopy(signal),
+            copy.deepcopy(score),
+            copy.deepcopy(policy),
+            schedule,
+            seed=sampler.seed,
+            device="cpu" if callback.device == "cpu" else self._fit.module.device,
+            dtype=callback.dtype,
+            keep_history=callback.keep_history,
+            shard=sampler.shard,
+        )
+
+    def _load(self, pruner: Pruner, state: dict[str, Any]) -> None:
+        try:
+            pruner.load_state_dict(state)
+        except ValueError as error:
+            raise MisconfigurationException(f"{OWNER}: {error}") from None
+        if self._lr is not None and state.get("lr"):
+            self._lr.load_state_dict(state["lr"])
+        if self._reference is not None and state.get("reference"):
+            self._reference.load_state_dict(state["reference"])
+
+    def _catch_up(self, pruner: Pruner, state: dict[str, Any] | None) -> None:
+        """Do what the end of the epoch before would have done, if it was not done."""
+        epoch = access.epochs_processed(self._fit.trainer)
+        has_losses = not bool(pruner.trajectories.running.isnan().all())
+        if state and epoch > pruner.decision.epoch and has_losses:
+            # Saved on the last batch: Lightning never runs the end of that epoch.
+            self.conclude(epoch - 1)
+            self._holds_length = True
+        if pruner.decision.epoch < epoch:
+            # A run that had ended goes on: later max_epochs, second fit.
+            self._decide(pruner, epoch)
+
+    # ---- the batch path ---------------------------------------------------------------------
+
+    def before_batch(self, batch_idx: int) -> None:
         """Tell the tap which samples the batch holds and what they weigh."""
         assert self.sampler is not None
+        pruner = self.started()
         if self._holds_length:
             self._holds_length = False
-            access.refresh_epoch_length(self.trainer)
+            access.refresh_epoch_length(self._fit.trainer)
         selection = pruner.decision.selection
         weights = None if selection is None else selection.weights
-        self.recorder.arm(self.sampler, batch_idx, weights, pruner.trajectories.device)
+        self._recorder.arm(self.sampler, batch_idx, weights, pruner.trajectories.device)
         if self._lr is not None:
             self._lr.before_batch(batch_idx)
 
-    def after_batch(self, pruner: Pruner) -> None:
+    def after_batch(self) -> None:
         """Record the losses of the batch; let LR schedules catch up."""
-        self._exchange.has_news = True
-        if (collected := self.recorder.collect()) is not None:
-            pruner.trajectories.record(*collected)
+        self._fit.exchange.has_news = True
+        if (collected := self._recorder.collect()) is not None:
+            self.started().trajectories.record(*collected)
         if self._lr is not None:
             self._lr.after_batch()
 
-    def conclude(self, pruner: Pruner, epoch: int, skips_bad: bool) -> Tensor | None:
+    # ---- the epoch end ----------------------------------------------------------------------
+
+    def start_validation(self) -> None:
+        """Hear that a validation pass begins, which may be the reference."""
+        if self._reference is not None:
+            self._reference.start_validation()
+
+    def end_validation(self) -> None:
+        """Hear that it ended."""
+        if self._reference is not None:
+            self._reference.end_validation()
+
+    def close_epoch(self) -> Tensor | None:
+        """Close the epoch whose batches are all done; return its reference loss."""
+        return self.conclude(access.epochs_processed(self._fit.trainer) - 1)
+
+    def conclude(self, epoch: int) -> Tensor | None:
         """Run the reference, close the epoch and decide about the next; return the reference loss.
 
         Raises:
-            RuntimeError: If a recorded loss is NaN or infinite and ``skips_bad`` is off.
+            RuntimeError: If a recorded loss is NaN or infinite and that is not to be skipped.
         """
-        reference = self._reference_loss()
-        samples = follow_reference(
-            self.reference, pruner.signal, pruner.score, reference, self._exchange
-        )
+        pruner, reference, exchange = self.started(), self._reference, self._fit.exchange
+        loss = self._measured_reference()
+        samples = None
+        if reference is not None and loss is not None:
+            samples = learn_from_reference(reference, pruner.signal, pruner.score)
         if samples is not None and pruner.signal.needs_logits:
-            reference = samples.losses.mean()  # in the unit of what is recorded
+            loss = samples.losses.mean()  # in the unit of what is recorded
         running = pruner.trajectories.running
-        pruner.trajectories.running = self._exchange.running(running, self.sampler)
-        self._exchange.has_news = False
+        pruner.trajectories.running = exchange.running(running, self.sampler)
+        exchange.has_news = False
         try:
             losses = None if samples is None else samples.losses
-            pruner.close_epoch(epoch, reference, skips_bad, losses)
+            skips_bad = self._callback.on_nonfinite_loss == "skip"
+            pruner.close_epoch(epoch, loss, skips_bad, losses)
         except BadLossError as error:
             raise RuntimeError(f"{OWNER}: {error}") from None
-        if self.reference is not None and reference is None:
-            reference = self.reference.refresh(self.trainer, self.module, pruner.trajectories)
+        if reference is not None and loss is None:
+            loss = reference.follow(pruner.trajectories)
         if self._lr is not None:
             self._lr.close_epoch()
-        if epoch + 1 != self.trainer.max_epochs:
+        if epoch + 1 != self._fit.trainer.max_epochs:
             self._decide(pruner, epoch + 1)
-        return reference
+        return loss
 
-    def _reference_loss(self) -> Tensor | None:
-        if self.reference is None:
-            return None
-        exchange = self._exchange
-        loss = self.reference.loss(self.trainer, self.module, exchange.all_reduce, exchange.gather)
+    def _measured_reference(self) -> Tensor | None:
+        loss = None if self._reference is None else self._reference.measure()
         if loss is None or bool(loss.isfinite()):
             return loss
         rank_zero_warn(f"{OWNER}: the reference loss is {loss.item()}; scores leave it out.")
         return None
 
-    def close_validation(self) -> None:
-        """End a validation pass, which may be the reference."""
-        if self.reference is not None:
-            exchange, device = self._exchange, self.module.device
-            self.reference.close_validation(device, exchange.all_reduce, exchange.gather)
-
-    def _decide(self, pruner: Pruner, epoch: int) -> None:
-        trainer = self.trainer
+    def _decide(self, pruner: Pruner, epoch: int) -> Decision:
+        trainer = self._fit.trainer
         steps = math.ceil(self._full_batches / trainer.accumulate_grad_batches)
         progress = progress_after_epoch(
             epoch, trainer.max_epochs, trainer.global_step, steps, trainer.max_steps
         )
-        warning = pruner.decide(epoch, progress).warning(pruner.policy_name)
-        if warning is not None:
+        decision = pruner.decide(epoch, progress)
+        if (warning := decision.warning(pruner.policy_name)) is not None:
             rank_zero_warn(f"{OWNER}: {warning}")
+        return decision
 
-    def state_dict(self, pruner: Pruner) -> dict[str, Any]:
+    # ---- what stays -------------------------------------------------------------------------
+
+    def started(self) -> Pruner:
+        """Return the pruner of a fit that has begun."""
+        assert self.pruner is not None, "a hook of a fit ran before on_train_start"
+        return self.pruner
+
+    def state_dict(self) -> dict[str, Any]:
         """Return the pruner's state, of all ranks, and what a resume needs beside it."""
-        running = self._exchange.running(pruner.trajectories.running, self.sampler)
-        return {**pruner.state_dict(running), **self.extra_state()}
+        pruner = self.started()
+        if not self.is_running:  # saved after the fit
+            return {**pruner.state_dict(), **self._extra}
+        running = self._fit.exchange.running(pruner.trajectories.running, self.sampler)
+        return {**pruner.state_dict(running), **self._extra_state()}
 
-    def extra_state(self) -> dict[str, Any]:
-        """Return what a resume needs beside the pruner's state."""
+    def _extra_state(self) -> dict[str, Any]:
         return {
-            **self._exchange.layout(),
-            "reference": None if self.reference is None else self.reference.state_dict(),
+            **self._fit.exchange.layout(),
+            "reference": None if self._reference is None else self._reference.state_dict(),
             "lr": None if self._lr is None else self._lr.state_dict(),
             "rng": None if self._generator is None else collect_rng_states(),
         }
 
     def release(self) -> None:
-        """Take everything off Trainer and module."""
+        """Take everything off Trainer and module; what was found stays."""
+        if not self.is_running:
+            return
+        self._extra = self._extra_state()
+        self.is_running = self._is_wired = False
         self._taps.remove()
-        self._pruner = None
         if self._lr is not None:
             self._lr.release()
+        self._lr = self._reference = self._generator = None
+        del self._fit, self._recorder, self._taps
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Leave the Trainer behind: a copy of what was found belongs to none."""
+        return {**self.__dict__, "_of_trainer": _no_trainer}
+
+
+def _no_trainer() -> None:
+    return None

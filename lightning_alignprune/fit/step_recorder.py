@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from lightning_alignprune._checks import shape_of
 from lightning_alignprune.signals import NoLogitsError, Signal
 from lightning_alignprune.state.sampler import PrunedSampler
 from lightning_alignprune.tap.loss_tap import LossTap
@@ -29,12 +30,23 @@ class StepRecorder:
         signal: What is read, and how weights are applied.
         is_manual: Whether the module optimises by hand, so that its backward pass is over when
             the step returns.
+        rehearse: Called with the indices and the step's arguments before the first step if the
+            policy weighs samples; raises if the weighted step cannot work.
+
+    Attributes:
+        will_weigh: Whether weights are to come; set once the policy is known.
     """
 
-    def __init__(self, signal: Signal, is_manual: bool = False) -> None:
+    def __init__(
+        self,
+        signal: Signal,
+        is_manual: bool = False,
+        rehearse: Callable[[Tensor, Any, Any], None] | None = None,
+    ) -> None:
         self.signal = signal
         self.is_manual = is_manual
-        self.will_weigh = False  # until the policy is known
+        self._rehearse = None if is_manual else rehearse
+        self.will_weigh = False
         self._indices: Tensor | None = None
         self._weights: Tensor | None = None
         self._values: Tensor | None = None
@@ -46,13 +58,13 @@ class StepRecorder:
     def arm(
         self, sampler: PrunedSampler, batch_idx: int, weights: Tensor | None, device: torch.device
     ) -> None:
-        """Prepare for batch ``batch_idx``; ``weights`` has an entry per row kept here, or is None.
+        """Prepare for batch ``batch_idx``; ``weights`` has one per sample kept here.
 
         The epoch's order goes to the device once, so that a batch costs two slices.
         """
         if self._epoch_order is not sampler.order:
             self._epoch_order = sampler.order
-            self._order = sampler.rows.to(device)
+            self._order = sampler.positions.to(device)
             self._order_weights = None if weights is None else weights[self._order]
         part = slice(batch_idx * sampler.batch_size, (batch_idx + 1) * sampler.batch_size)
         self._indices = self._order[part]
@@ -71,6 +83,9 @@ class StepRecorder:
             return step(*args, **kwargs)
         if self.signal.weighting == "batch":
             return self._run_batch_weighted(self._indices, step, args, kwargs)
+        if self._rehearse is not None and self.will_weigh:
+            self._rehearse(self._indices, args, kwargs)
+        self._rehearse = None
         tap = LossTap(self._indices, self._weights, plain=self.signal.plain_loss)
         with tap:
             returned = step(*args, **kwargs)
@@ -133,9 +148,21 @@ class StepRecorder:
             ) from None
         except NoLogitsError as error:
             raise no_logits(self.signal, error) from None
+        if not self._is_checked:
+            self._check_values(values, tapped.num_samples)
         self._is_checked = True
         if self._values is None:  # LBFGS runs the step again; its first loss is the batch's
             self._values = values
+
+    def _check_values(self, values: object, num_samples: int) -> None:
+        is_vector = isinstance(values, Tensor) and values.shape == (num_samples,)
+        if not is_vector or not values.is_floating_point():  # type: ignore[attr-defined]
+            raise refusal(
+                f"{type(self.signal).__name__}.values to return floats of shape ({num_samples},), "
+                "one for each sample of the batch",
+                shape_of(values),
+                "Look at the signal.",
+            )
 
 
 def _read(returned: Any, indices: Tensor) -> tuple[Tensor | None, Tensor | None]:
@@ -145,10 +172,9 @@ def _read(returned: Any, indices: Tensor) -> tuple[Tensor | None, Tensor | None]
         return None, None
     losses = returned.get("sample_loss")
     if losses is not None and (not isinstance(losses, Tensor) or losses.shape != indices.shape):
-        got = tuple(losses.shape) if isinstance(losses, Tensor) else type(losses).__name__
         raise refusal(
             f"sample_loss of shape ({len(indices)},), one loss for each sample of the batch",
-            str(got),
+            shape_of(losses),
             "Reduce the loss over everything but the batch dimension.",
         )
     return returned.get("loss"), losses

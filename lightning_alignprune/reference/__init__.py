@@ -1,1 +1,26 @@
-"""What do clean labels look like to the network now?"""
+"""What do clean labels look like to the network now? One class per source, one interface."""
+
+from lightning_alignprune.reference.base import Reference
+from lightning_alignprune.reference.find import HOOK, PSEUDO, find_reference
+from lightning_alignprune.reference.learning import learn_from_reference
+from lightning_alignprune.reference.pseudo_clean import (
+    PseudoClean,
+    PseudoModerate,
+    PseudoReference,
+)
+from lightning_alignprune.reference.reference_set import ReferenceSet
+from lightning_alignprune.reference.validation_pass import VALIDATION, ValidationPass
+
+__all__ = [
+    "HOOK",
+    "PSEUDO",
+    "VALIDATION",
+    "PseudoClean",
+    "PseudoModerate",
+    "PseudoReference",
+    "Reference",
+    "ReferenceSet",
+    "ValidationPass",
+    "find_reference",
+    "learn_from_reference",
+]

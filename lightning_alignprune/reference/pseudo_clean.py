@@ -1,11 +1,23 @@
-"""`PseudoClean`: a reference set found among the training samples themselves."""
+"""A reference found among the training samples themselves: no clean data needed.
+
+`PseudoClean` says which samples are taken; `PseudoReference` is the reference that they make.
+"""
+
+from typing import Any
 
 import torch
 from torch import Tensor
+from torch.utils.data import DataLoader
+from typing_extensions import override
 
 from lightning_alignprune._checks import check_number
-from lightning_alignprune.functional.coreset import small_loss_subset
+from lightning_alignprune.functional.coreset import moderate_subset, small_loss_subset
+from lightning_alignprune.reference.base import Reference
+from lightning_alignprune.reference.evaluation import training_logits
 from lightning_alignprune.state.trajectories import LossTrajectories
+from lightning_alignprune.trainer_access.dataset_labels import read_labels
+from lightning_alignprune.trainer_access.loaders import in_index_order
+from lightning_alignprune.trainer_access.running_fit import RunningFit
 
 
 class PseudoClean:
@@ -109,3 +121,48 @@ class PseudoModerate(PseudoClean):
             remedy="The logits of an untrained network say nothing.",
         )
         self.after_epochs = after_epochs
+
+
+class PseudoReference(Reference):
+    """Make the reference of all recorded epochs out of the training samples' own losses.
+
+    Args:
+        fit: The fit that it is the reference of.
+        samples: Which samples are taken.
+    """
+
+    def __init__(self, fit: RunningFit, samples: PseudoClean) -> None:
+        super().__init__(fit)
+        self._choice = samples
+        self._loader: Any = None
+        self._labels: Tensor | None = None
+        self._chosen: Tensor | None = None
+
+    @override
+    def prepare(self, train_loader: DataLoader[Any]) -> None:
+        self._labels = read_labels(train_loader.dataset)
+        self._loader = in_index_order(train_loader)
+
+    @override
+    def measure(self) -> Tensor | None:
+        return None  # the epoch's own losses are not all known before it is closed
+
+    @override
+    def follow(self, trajectories: LossTrajectories) -> Tensor | None:
+        choice = self._choice
+        if isinstance(choice, PseudoModerate) and self._chosen is None:
+            if len(trajectories.epochs) < choice.after_epochs:
+                return None
+            logits, labels = training_logits(self.fit, self._loader)
+            self._chosen = moderate_subset(logits, labels, choice.count(len(labels)))
+        chosen = None if self._chosen is None else self._chosen.to(trajectories.device)
+        return choice.refresh(trajectories, self._labels, chosen)
+
+    @override
+    def state_dict(self) -> dict[str, Any]:
+        return {**super().state_dict(), "chosen": self._chosen}
+
+    @override
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        super().load_state_dict(state)
+        self._chosen = state.get("chosen")

@@ -6,7 +6,7 @@ from typing_extensions import override
 from lightning_alignprune._checks import check_choice, check_number
 from lightning_alignprune.functional.alignment import Correlation, Missing, alignment
 from lightning_alignprune.scores.base import Gate, TrajectoryScore
-from lightning_alignprune.state.trajectory_view import TrajectoryView
+from lightning_alignprune.state.trajectories import TrajectoryView
 
 
 class DynamicAlignment(TrajectoryScore):
@@ -68,7 +68,7 @@ class DynamicAlignment(TrajectoryScore):
         self.missing: Missing = missing
 
     @override
-    def of_rows(self, rows: list[Tensor], view: TrajectoryView) -> Tensor:
+    def score_losses(self, rows: list[Tensor], view: TrajectoryView) -> Tensor:
         is_carried = self.missing == "carry" and rows is view.rows
         return alignment(
             rows,

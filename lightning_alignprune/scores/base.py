@@ -8,8 +8,7 @@ from torch import Tensor
 from typing_extensions import override
 
 from lightning_alignprune._checks import check_choice, check_number
-from lightning_alignprune.state.trajectories import LossTrajectories
-from lightning_alignprune.state.trajectory_view import TrajectoryView
+from lightning_alignprune.state.trajectories import LossTrajectories, TrajectoryView
 
 Gate = Literal["reference", "none"]
 End = Literal["low", "high"]
@@ -73,7 +72,7 @@ class TrajectoryScore(Score):
         view = self.view(trajectories)
         if not view.rows:
             return torch.full_like(trajectories.running, torch.nan)
-        return self.of_rows(view.rows, view)
+        return self.score_losses(view.rows, view)
 
     @override
     def compute_reference(self, trajectories: LossTrajectories) -> Tensor | None:
@@ -83,8 +82,8 @@ class TrajectoryScore(Score):
             return None
         missing = torch.full_like(found[0], torch.nan)  # an epoch without a pass: not observed
         rows = [missing if row is None else row for row in view.reference_rows]
-        return self.of_rows(rows, view)
+        return self.score_losses(rows, view)
 
     @abstractmethod
-    def of_rows(self, rows: list[Tensor], view: TrajectoryView) -> Tensor:
+    def score_losses(self, rows: list[Tensor], view: TrajectoryView) -> Tensor:
         """Return the scores of samples with these losses, one row per epoch of the view."""

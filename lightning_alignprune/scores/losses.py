@@ -5,8 +5,7 @@ from typing_extensions import override
 
 from lightning_alignprune.functional.alignment import mean_trajectory
 from lightning_alignprune.scores.base import Gate, Score, TrajectoryScore
-from lightning_alignprune.state.trajectories import LossTrajectories
-from lightning_alignprune.state.trajectory_view import TrajectoryView
+from lightning_alignprune.state.trajectories import LossTrajectories, TrajectoryView
 
 
 class LastLoss(Score):
@@ -48,5 +47,5 @@ class MeanLoss(TrajectoryScore):
         self.needs_reference = gate == "reference"
 
     @override
-    def of_rows(self, rows: list[Tensor], view: TrajectoryView) -> Tensor:
+    def score_losses(self, rows: list[Tensor], view: TrajectoryView) -> Tensor:
         return mean_trajectory(rows).neg_()

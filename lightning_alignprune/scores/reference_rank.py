@@ -6,8 +6,7 @@ from typing_extensions import override
 
 from lightning_alignprune.functional.mixture import reference_rank
 from lightning_alignprune.scores.base import Gate, TrajectoryScore
-from lightning_alignprune.state.trajectories import LossTrajectories
-from lightning_alignprune.state.trajectory_view import TrajectoryView
+from lightning_alignprune.state.trajectories import LossTrajectories, TrajectoryView
 
 
 class ReferenceRank(TrajectoryScore):
@@ -47,7 +46,7 @@ class ReferenceRank(TrajectoryScore):
         return -torch.stack([reference_rank(row, row) for row in rows]).mean(0)
 
     @override
-    def of_rows(self, rows: list[Tensor], view: TrajectoryView) -> Tensor:
+    def score_losses(self, rows: list[Tensor], view: TrajectoryView) -> Tensor:
         references = view.reference_rows
         total = torch.zeros(len(rows[0]), device=rows[0].device)
         count = torch.zeros_like(total)

@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from lightning_alignprune.state.share import Share
+from lightning_alignprune.state.shard import Shard
 
 
 class BadLossError(RuntimeError):
@@ -11,7 +11,7 @@ class BadLossError(RuntimeError):
 
 
 def count_seen(
-    running: Tensor, indices: Tensor, share: Share, epoch: int, skip_bad: bool = False
+    running: Tensor, indices: Tensor, shard: Shard, epoch: int, skip_bad: bool = False
 ) -> int:
     """Count the samples that an epoch saw, and make sure that their losses are finite.
 
@@ -19,7 +19,7 @@ def count_seen(
         running: Shape (n,), the epoch's losses: NaN where not seen, infinite where NaN or infinite.
             With ``skip_bad`` the infinite ones become NaN in place.
         indices: Shape (n,), int64, data-set indices of the samples.
-        share: Which samples these are; all shares are counted together.
+        shard: Which samples these are; all shards are counted together.
         epoch: The epoch that ended.
         skip_bad: Treat NaN and infinite losses as not observed instead of raising.
 
@@ -27,13 +27,13 @@ def count_seen(
         BadLossError: If a loss is NaN or infinite and ``skip_bad`` is off; on every rank.
 
     Note:
-        One host synchronisation; with several shares one collective.
+        One host synchronisation; with several shards one collective.
     """
     bad = running.isinf()
     seen = ~running.isnan()
     num_bad: int
     num_seen: int
-    num_bad, num_seen = share.total(torch.stack([bad.sum(), seen.sum()])).tolist()
+    num_bad, num_seen = shard.total(torch.stack([bad.sum(), seen.sum()])).tolist()
     if num_bad and not skip_bad:
         here = indices[bad]
         which = f"first for sample {int(here[0])}" if len(here) else "all on other ranks"

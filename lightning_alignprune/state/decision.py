@@ -5,8 +5,9 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
+from lightning_alignprune._checks import shape_of
 from lightning_alignprune.functional.selection import Selection
-from lightning_alignprune.state.share import Share
+from lightning_alignprune.state.shard import Shard
 
 _MOST_LEFT_OUT = 0.1
 
@@ -21,7 +22,7 @@ class Decision:
             ``partition="fixed"`` it holds this rank's samples only.
         scores: The scores it rests on, shape (N,), or None if none were computed.
         is_fallback: Whether nothing can be trained of what the policy kept, so that everything is.
-        counts: How many samples are kept of each rank's share; empty without a selection.
+        counts: How many samples are kept of each rank's shard; empty without a selection.
     """
 
     epoch: int
@@ -32,27 +33,27 @@ class Decision:
 
     @property
     def num_each(self) -> int | None:
-        """How many samples each rank draws from its share: the fewest that any has."""
+        """How many samples each rank draws from its shard: the fewest that any has."""
         return min(self.counts) if self.counts else None
 
     @property
     def left_out_fraction(self) -> float:
-        """Share of the kept samples that is not drawn, so that all ranks draw equally many."""
+        """Shard of the kept samples that is not drawn, so that all ranks draw equally many."""
         return 1.0 - len(self.counts) * min(self.counts) / sum(self.counts) if self.counts else 0.0
 
-    def metrics(self, share: Share) -> dict[str, float | Tensor]:
-        """Return what is worth logging about it; with several shares one collective."""
+    def metrics(self, shard: Shard) -> dict[str, float | Tensor]:
+        """Return what is worth logging about it; with several shards one collective."""
         is_all = self.selection is None
-        num_kept = share.num_samples if is_all else sum(self.counts)
+        num_kept = shard.num_samples if is_all else sum(self.counts)
         values: dict[str, float | Tensor] = {
-            "kept_fraction": num_kept / share.num_samples,
+            "kept_fraction": num_kept / shard.num_samples,
             "num_kept": float(num_kept),
         }
-        if not share.is_whole:
+        if not shard.is_whole:
             values["left_out_fraction"] = 0.0 if is_all else self.left_out_fraction
         if self.scores is not None:
             defined = (~self.scores.isnan()).sum(dtype=torch.float64)
-            total, count = share.total(torch.stack([self.scores.nansum().double(), defined]))
+            total, count = shard.total(torch.stack([self.scores.nansum().double(), defined]))
             if count:
                 values["score_mean"] = (total / count).float()
         return values
@@ -65,38 +66,66 @@ class Decision:
             )
         if self.is_fallback:
             return (
-                f"{policy} kept no sample of rank {self.counts.index(0)}'s share for epoch "
+                f"{policy} kept no sample of rank {self.counts.index(0)}'s shard for epoch "
                 f"{self.epoch}; that epoch trains on all of them. Use partition='replicated', or "
                 "shuffle the data set once."
             )
         if self.left_out_fraction > _MOST_LEFT_OUT:
             return (
                 f"the samples that {policy} kept for epoch {self.epoch} lie unevenly over the "
-                f"ranks' shares: between {min(self.counts)} and {max(self.counts)}. Each trains "
+                f"ranks' shards: between {min(self.counts)} and {max(self.counts)}. Each trains "
                 f"{min(self.counts)}, so {self.left_out_fraction:.0%} of them are left out. Use "
                 "partition='replicated', or shuffle the data set once."
             )
         return None
 
 
-def checked(decision: Decision, policy: str, share: Share) -> Decision:
+def checked_scores(scores: Tensor, score: str, shard: Shard) -> Tensor:
+    """Refuse scores that are not one number per sample.
+
+    Raises:
+        ValueError: Naming the score class and what it returned.
+    """
+    is_vector = isinstance(scores, Tensor) and scores.shape == (shard.num_own,)
+    if not is_vector or not scores.is_floating_point():
+        raise ValueError(
+            f"{score}.compute: expected floats of shape ({shard.num_own},), one score per sample, "
+            f"got {shape_of(scores)}. Look at the score."
+        )
+    return scores
+
+
+def checked(decision: Decision, policy: str, shard: Shard) -> Decision:
     """Refuse a malformed selection; turn "all" and "none" into the plain full epoch.
 
     Raises:
-        ValueError: If ``kept`` is not a bool per sample.
+        ValueError: Naming the policy class and what it returned.
     """
     selection = decision.selection
     if selection is None:
         return decision
-    if selection.kept.dtype != torch.bool or (
-        decision.scores is not None and selection.kept.shape != decision.scores.shape
+    if not isinstance(selection, Selection):
+        raise ValueError(
+            f"{policy}.select: expected a Selection, got {shape_of(selection)}. Return "
+            "Selection(kept, weights)."
+        )
+    kept, weights = selection
+    if not isinstance(kept, Tensor) or kept.dtype != torch.bool or kept.shape != (shard.num_own,):
+        raise ValueError(
+            f"{policy}.select: expected kept to be bools of shape ({shard.num_own},), one for each "
+            f"sample, got {shape_of(kept)}. Look at the policy."
+        )
+    if weights is not None and (
+        not isinstance(weights, Tensor)
+        or not weights.is_floating_point()
+        or weights.shape != kept.shape
     ):
         raise ValueError(
-            f"{policy}.select: expected kept of dtype bool with one entry per "
-            f"sample, got {selection.kept.dtype} of shape {tuple(selection.kept.shape)}."
+            f"{policy}.select: expected weights to be None or floats of shape ({shard.num_own},), "
+            f"one for each sample, got {shape_of(weights)}. Look at the policy."
         )
-    decision.counts = share.counts(selection.kept.sum())
-    if sum(decision.counts) == share.num_samples and selection.weights is None:
+    decision.counts = shard.counts(kept.sum())
+    if sum(decision.counts) == shard.num_samples and weights is None:
         decision.selection, decision.counts = None, []
     elif min(decision.counts) == 0:
         decision.selection, decision.is_fallback = None, True

@@ -15,7 +15,7 @@ from typing_extensions import override
 
 from lightning_alignprune._checks import check_number
 from lightning_alignprune.functional.draws import draw_seed
-from lightning_alignprune.state.share import Share
+from lightning_alignprune.state.shard import Shard
 
 _ITER_CHUNK = 1 << 16
 
@@ -26,8 +26,8 @@ class PrunedSampler(Sampler[int]):
     With ``shuffle`` the kept samples are permuted, else they come in index order. With ``base``, a
     sampler of the user's, they come in the order in which it draws, and what is pruned is left
     out. Over ranks the one global order is made first and dealt out after: equal lengths, disjoint
-    shards, and at most R - 1 samples left out, other ones each epoch. With ``share`` the kept
-    samples of that share are drawn instead, as many of them as on every other rank.
+    shards, and at most R - 1 samples left out, other ones each epoch. With ``shard`` the kept
+    samples of that shard are drawn instead, as many of them as on every other rank.
 
     A pruned epoch never ends in a batch of a single sample, at which BatchNorm would fail: one
     sample per rank is left out instead.
@@ -44,7 +44,7 @@ class PrunedSampler(Sampler[int]):
         num_replicas: R.
         rank: This process's rank, in [0, R).
         base: A sampler whose draws are filtered, instead of all N samples.
-        share: The samples that this rank may draw; None for all.
+        shard: The samples that this rank may draw; None for all.
 
     Raises:
         ValueError: If a number is out of range.
@@ -68,7 +68,7 @@ class PrunedSampler(Sampler[int]):
         num_replicas: int = 1,
         rank: int = 0,
         base: Iterable[int] | None = None,
-        share: Share | None = None,
+        shard: Shard | None = None,
     ) -> None:
         owner = "PrunedSampler"
         for name, value in (("num_samples", num_samples), ("batch_size", batch_size)):
@@ -91,7 +91,7 @@ class PrunedSampler(Sampler[int]):
         self.num_replicas = num_replicas
         self.rank = rank
         self.base = base
-        self.share = share or Share(num_samples)
+        self.shard = shard or Shard(num_samples)
         self.epoch = 0
         self.skip_batches = 0
         self._armed = False
@@ -103,19 +103,19 @@ class PrunedSampler(Sampler[int]):
     def order(self) -> Tensor:
         """This rank's sample indices of the current epoch, int64, on the CPU."""
         if self._order is None:
-            self._order = self._shard(self._global_order())
+            self._order = self._dealt_out(self._global_order())
             least = self.batch_size if self.drop_last else 1
             if self._armed and self._pending is not None and len(self._order) < least:
                 # An epoch without a batch would end the whole run.
                 warnings.warn("PrunedSampler: nothing kept would be drawn; all is.", stacklevel=2)
                 self._pending = None
-                self._order = self._shard(self._global_order())
+                self._order = self._dealt_out(self._global_order())
         return self._order
 
     @property
-    def rows(self) -> Tensor:
-        """The rows of the loss trajectories that belong to :attr:`order`."""
-        return self.share.rows_of(self.order)
+    def positions(self) -> Tensor:
+        """Where the samples of :attr:`order` stand among those whose losses are kept here."""
+        return self.shard.positions_of(self.order)
 
     def arm(self) -> None:
         """Let selections take effect from now on, starting with the current epoch's."""
@@ -126,13 +126,13 @@ class PrunedSampler(Sampler[int]):
         """Set the samples of the epochs to come.
 
         Args:
-            kept: Shape (N,), or (n,) with a share, bool; None for all.
-            num_drawn: With a share, how many of them each rank draws.
+            kept: Shape (N,), or (n,) with a shard, bool; None for all.
+            num_drawn: With a shard, how many of them each rank draws.
 
         Raises:
             ValueError: If the shape or dtype is wrong.
         """
-        num_own = self.share.num_own
+        num_own = self.shard.num_own
         if kept is not None and (kept.shape != (num_own,) or kept.dtype != torch.bool):
             raise ValueError(
                 f"PrunedSampler: expected a selection of shape ({num_own},) and dtype "
@@ -160,15 +160,15 @@ class PrunedSampler(Sampler[int]):
         if self.base is not None:
             order = self._draw_base(self.base)
             return order if kept is None else order[kept[order]]
-        if not self.share.is_whole:
-            order = self.share.indices() if kept is None else self.share.indices()[kept]
+        if not self.shard.is_whole:
+            order = self.shard.indices() if kept is None else self.shard.indices()[kept]
         elif kept is None:
             order = torch.arange(self.num_samples)
         else:
             order = kept.nonzero().squeeze(1)
         if self.shuffle:
             # Neighbours have different owners: one permutation for all would batch them together.
-            seed = draw_seed(self.seed, self.epoch, self.share.rank)
+            seed = draw_seed(self.seed, self.epoch, self.shard.rank)
             generator = torch.Generator().manual_seed(seed)
             order = order[torch.randperm(len(order), generator=generator)]
         return order
@@ -188,20 +188,16 @@ class PrunedSampler(Sampler[int]):
             generator.set_state(before)
         return order
 
-    def _shard(self, order: Tensor) -> Tensor:
+    def _dealt_out(self, order: Tensor) -> Tensor:
         is_pruned = self._armed and self._pending is not None
-        if self.share.is_whole:
+        if self.shard.is_whole:
             length = len(order) // self.num_replicas
         elif is_pruned and self._num_drawn is not None:
             length = self._num_drawn
         else:
-            length = self.num_samples // self.share.num_ranks
-        if (
-            is_pruned
-            and not self.drop_last
-            and length > 1 < self.batch_size
-            and length % self.batch_size == 1
-        ):
+            length = self.num_samples // self.shard.num_ranks
+        ends_in_one = length > 1 and self.batch_size > 1 and length % self.batch_size == 1
+        if is_pruned and not self.drop_last and ends_in_one:
             length -= 1
         num_left_out = len(order) - length * self.num_replicas
         if num_left_out:

@@ -1,21 +1,62 @@
 """`LossTrajectories`: every sample's recorded losses, epoch by epoch, beside the reference's.
 
-State only: no Trainer, no scores. Legend: ``N`` samples, ``T`` recorded epochs.
+`TrajectoryView` is the part of them that a score looks at.
+
+State only: no Trainer, no scores. Legend: ``N`` samples, ``n`` reference samples, ``T`` recorded
+epochs. A *row* holds the losses of one epoch.
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from functools import reduce
 from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
 from lightning_alignprune._checks import check_choice, check_number
-from lightning_alignprune.state.trajectory_view import TrajectoryView, later_loss
 
 StorageDtype = Literal["float32", "float16", "bfloat16"]
 STATE_VERSION = 1
 _NONE_YET = (math.inf, 0)  # a reference loss, and how many came after it
+
+
+def later_loss(older: Tensor | None, newer: Tensor | None) -> Tensor | None:
+    """Take the newer loss where there is one; the result is never a row of the bank itself."""
+    if older is None or newer is None:
+        return older if newer is None else newer.to(torch.float32, copy=True)
+    return torch.where(newer.isnan(), older, newer.float())
+
+
+class TrajectoryView:
+    """The recorded epochs that a score looks at; nothing is copied.
+
+    Attributes:
+        rows: One tensor of shape (N,) per epoch, oldest first, in the storage dtype.
+        epochs: The epochs of the rows.
+        reference: Shape (T,), float32. Reference loss after each of these epochs; NaN if none.
+        reference_rows: One tensor of shape (n,) per epoch, float32: the losses of the reference
+            samples in mid-epoch; None where they were not recorded.
+    """
+
+    def __init__(
+        self,
+        rows: list[Tensor],
+        epochs: list[int],
+        reference: Tensor,
+        older: Sequence[Tensor | None],
+        empty: Callable[[], Tensor],
+        reference_rows: Sequence[Tensor | None] = (),
+    ) -> None:
+        self.rows, self.epochs, self.reference = rows, epochs, reference
+        self.reference_rows = list(reference_rows)
+        self._older, self._empty = older, empty
+
+    @property
+    def before(self) -> Tensor:
+        """Each sample's last loss before the first row, shape (N,), float32; NaN where none."""
+        last = reduce(later_loss, self._older)
+        return self._empty() if last is None else last
 
 
 class LossTrajectories:
@@ -90,6 +131,10 @@ class LossTrajectories:
             losses: Shape (B,), float32, on the same device. NaN means "not observed".
         """
         self.running.index_copy_(0, indices, losses)
+
+    def clear_running(self) -> None:
+        """Forget what was recorded of an epoch that begins anew."""
+        self.running = self._empty()
 
     @property
     def reference(self) -> Tensor:

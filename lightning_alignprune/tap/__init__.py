@@ -1,1 +1,6 @@
 """What did one step show of each sample's loss, and how is it weighted?"""
+
+from lightning_alignprune.tap.loss_tap import LossTap
+from lightning_alignprune.tap.tapped_step import TappedCall, TappedStep, UnseenLossError
+
+__all__ = ["LossTap", "TappedCall", "TappedStep", "UnseenLossError"]

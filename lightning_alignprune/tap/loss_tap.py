@@ -12,12 +12,16 @@ from types import FrameType
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 from typing_extensions import override
 
 from lightning_alignprune.tap.loss_functions import LOSS_FUNCTIONS, mean_divisor, observed_elements
 from lightning_alignprune.tap.tapped_step import TappedCall
+
+# Frames between the tap and whoever called the loss function.
+_BETWEEN = (__file__, torch.overrides.__file__)
 
 
 class _WeightedGradient(torch.autograd.Function):
@@ -54,7 +58,7 @@ class LossTap(TorchFunctionMode):
     because the caller may do anything to them afterwards.
 
     Args:
-        rows: Tensor with B rows, or None to tap calls of any batch size.
+        indices: Shape (B,), the samples of the batch; None taps calls of any batch size.
         weights: Shape (B,), float32, or None for 1.
         with_grad_only: Pass calls made with gradients disabled through unseen.
         plain: Record cross-entropy without label smoothing.
@@ -62,14 +66,14 @@ class LossTap(TorchFunctionMode):
 
     def __init__(
         self,
-        rows: Tensor | None = None,
+        indices: Tensor | None = None,
         weights: Tensor | None = None,
         with_grad_only: bool = True,
         plain: bool = False,
     ) -> None:
         super().__init__()
         # A tensor, not its length: torch.compile would recompile for every new int.
-        self.rows = rows
+        self.indices = indices
         self.weights = weights
         self.with_grad_only = with_grad_only
         self.plain = plain
@@ -82,7 +86,7 @@ class LossTap(TorchFunctionMode):
         kwargs = kwargs or {}
         if func not in LOSS_FUNCTIONS:
             return func(*args, **kwargs)
-        if not torch.compiler.is_compiling() and _is_replay(sys._getframe(3)):
+        if not torch.compiler.is_compiling() and _is_called_by_traced_code():
             return func(*args, **kwargs)
         return self._tap(func, args, kwargs)
 
@@ -97,7 +101,7 @@ class LossTap(TorchFunctionMode):
             or bound.get("reduce") is not None
             or (self.with_grad_only and not torch.is_grad_enabled())
             or first.ndim == 0
-            or (self.rows is not None and first.shape[0] != self.rows.shape[0])
+            or (self.indices is not None and first.shape[0] != self.indices.shape[0])
         ):
             return func(*args, **kwargs)
         reduction = bound["reduction"]
@@ -149,10 +153,16 @@ def _reduced(
     return total / mean_divisor(func, bound, elements)
 
 
-def _is_replay(caller: FrameType) -> bool:
+def _is_called_by_traced_code() -> bool:
     """Say whether a traced graph makes the call, not the module.
 
     Dynamo's "eager" backend runs the traced calls, the tap's own among them, as Python under the
-    active mode, and they must not be tapped twice.
+    active mode, and they must not be tapped twice. Such code has no file of its own.
     """
-    return caller.f_code.co_filename.startswith("<eval_with_key>")
+    frame: FrameType | None = sys._getframe()
+    while frame is not None and frame.f_code.co_filename in _BETWEEN:
+        frame = frame.f_back
+    # torch.nn.functional itself calls on when a mode is active
+    while frame is not None and frame.f_code.co_filename == F.__file__:
+        frame = frame.f_back
+    return frame is not None and frame.f_code.co_filename.startswith("<eval_with_key>")

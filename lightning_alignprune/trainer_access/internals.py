@@ -219,7 +219,7 @@ def to_device(trainer: Trainer, module: LightningModule, batch: Any) -> Any:
 
 
 @contextmanager
-def evaluating(trainer: Trainer) -> Iterator[None]:
+def looking_like_validation(trainer: Trainer) -> Iterator[None]:
     """Make the Trainer look like validation, so that hooks do not augment."""
     stage = trainer.state.stage
     trainer.validating = True

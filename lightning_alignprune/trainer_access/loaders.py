@@ -119,10 +119,10 @@ def sampler_for(loader: DataLoader[Any], seed: int, exchange: RankExchange) -> P
     elif type(sampler) not in (SequentialSampler, DistributedSampler):
         base = sampler
     num_samples = len(loader.dataset)  # type: ignore[arg-type]
-    share = exchange.share(num_samples)
-    if not share.is_whole:
-        _check_dealt_out(share.num_ranks, num_replicas, base)
-        num_replicas, rank = 1, 0  # the share is this rank's part
+    shard = exchange.shard(num_samples)
+    if not shard.is_whole:
+        _check_dealt_out(shard.num_ranks, num_replicas, base)
+        num_replicas, rank = 1, 0  # the shard is this rank's part
     return PrunedSampler(
         num_samples,
         shuffle=shuffle,
@@ -132,7 +132,7 @@ def sampler_for(loader: DataLoader[Any], seed: int, exchange: RankExchange) -> P
         num_replicas=num_replicas,
         rank=rank,
         base=base,
-        share=share,
+        shard=shard,
     )
 
 
@@ -140,7 +140,7 @@ def _check_dealt_out(num_ranks: int, num_replicas: int, base: Any) -> None:
     remedy = "Use partition='replicated'."
     if base is not None:
         raise refusal(
-            "no sampler of your own with partition='fixed', where a rank draws its own share only",
+            "no sampler of your own with partition='fixed', where a rank draws its own shard only",
             describe(base),
             remedy,
         )

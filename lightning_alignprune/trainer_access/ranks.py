@@ -3,7 +3,6 @@
 Legend: ``R`` ranks, ``L`` samples per rank and epoch, ``N`` samples.
 """
 
-from collections.abc import Callable
 from typing import Any, Literal
 
 import torch
@@ -12,7 +11,7 @@ from lightning.pytorch.utilities.rank_zero import rank_zero_warn
 from torch import Tensor
 
 from lightning_alignprune.state.sampler import PrunedSampler
-from lightning_alignprune.state.share import Share
+from lightning_alignprune.state.shard import Shard
 from lightning_alignprune.trainer_access.errors import OWNER, refusal
 
 Partition = Literal["replicated", "fixed"]
@@ -25,71 +24,72 @@ class RankExchange:
     Args:
         trainer: The running Trainer; with one process nothing is exchanged.
         partition: ``"replicated"``: every rank keeps the losses of all samples and they travel once
-            per epoch. ``"fixed"``: each rank keeps those of its share, and no losses travel.
+            per epoch. ``"fixed"``: each rank keeps those of its shard, and no losses travel.
 
     Attributes:
+        num_ranks: R.
         has_news: Whether something was recorded since the last exchange.
     """
 
     def __init__(self, trainer: Trainer, partition: Partition = "replicated") -> None:
         self._strategy = trainer.strategy
-        self._num_ranks, self._rank = trainer.world_size, trainer.global_rank
-        self._is_fixed = partition == "fixed" and self._num_ranks > 1
+        self.num_ranks, self._rank = trainer.world_size, trainer.global_rank
+        self._is_fixed = partition == "fixed" and self.num_ranks > 1
         self.has_news = False
 
-    @property
-    def all_reduce(self) -> Callable[[Tensor], Tensor] | None:
-        """:meth:`sum`, or None with one process."""
-        return self.sum if self._num_ranks > 1 else None
-
-    def share(self, num_samples: int) -> Share:
+    def shard(self, num_samples: int) -> Shard:
         """Return the samples that this rank keeps losses of.
 
         Raises:
             MisconfigurationException: If a rank would have none.
         """
         if not self._is_fixed:
-            return Share(num_samples)
-        if num_samples < self._num_ranks:
+            return Shard(num_samples)
+        if num_samples < self.num_ranks:
             raise refusal(
                 "a sample for every rank",
-                f"{num_samples} on {self._num_ranks} ranks",
+                f"{num_samples} on {self.num_ranks} ranks",
                 "Use partition='replicated'.",
             )
-        return Share(num_samples, self._num_ranks, self._rank, self.sum)
+        return Shard(num_samples, self.num_ranks, self._rank, self.all_reduce)
 
-    def sum(self, value: Tensor) -> Tensor:
-        """Sum a tensor over ranks: one collective. ``value`` itself stays as it is."""
+    def all_reduce(self, value: Tensor) -> Tensor:
+        """Sum a tensor over ranks: one collective, none with one process."""
+        if self.num_ranks == 1:
+            return value
         sent = value.to(self._strategy.root_device, copy=True)
         total = self._strategy.reduce(sent, reduce_op="sum")
         assert isinstance(total, Tensor)
         return total.to(value.device)
 
-    @property
-    def gather(self) -> Callable[[Tensor], Tensor] | None:
-        """:meth:`concatenated`, or None with one process."""
-        return self.concatenated if self._num_ranks > 1 else None
+    def concatenated(self, *tensors: Tensor) -> list[Tensor]:
+        """Put tensors with an entry per sample, all of one length here, together over ranks.
 
-    def concatenated(self, rows: Tensor) -> Tensor:
-        """Put the rows of all ranks, shape (n_r, k), one after the other: two collectives."""
-        device = self._strategy.root_device
-        lengths = torch.zeros(self._num_ranks, dtype=torch.int64, device=device)
-        lengths[self._rank] = len(rows)
-        each: list[int] = self.sum(lengths).tolist()
-        padded = torch.zeros(max(each), rows.shape[1], dtype=rows.dtype, device=device)
-        padded[: len(rows)] = rows
-        every = self._strategy.all_gather(padded)
-        parts = [every[rank, :length] for rank, length in enumerate(each)]
-        return torch.cat(parts).to(rows.device)
+        One collective for the lengths and one for each tensor; none with one process.
+        """
+        if self.num_ranks == 1:
+            return list(tensors)
+        device, length = self._strategy.root_device, len(tensors[0])
+        lengths = torch.zeros(self.num_ranks, dtype=torch.int64, device=device)
+        lengths[self._rank] = length
+        each: list[int] = self.all_reduce(lengths).tolist()
+        joined = []
+        for values in tensors:
+            padded = values.new_zeros(max(each), *values.shape[1:], device=device)
+            padded[:length] = values
+            every = self._strategy.all_gather(padded)
+            parts = [every[rank, :count] for rank, count in enumerate(each)]
+            joined.append(torch.cat(parts).to(values.device))
+        return joined
 
     def from_rank_zero(self, value: Any) -> Any:
         """Return rank 0's value, an object that can be pickled, on every rank."""
-        return value if self._num_ranks == 1 else self._strategy.broadcast(value)
+        return value if self.num_ranks == 1 else self._strategy.broadcast(value)
 
     def running(self, running: Tensor, sampler: PrunedSampler | None) -> Tensor:
-        """Return the running row as it is to be kept here: merged, unless shares are fixed."""
+        """Return the running row as it is to be kept here: merged, unless shards are fixed."""
         # Every rank has recorded something or none has, so all skip the collectives alike.
-        if self._num_ranks == 1 or self._is_fixed or not self.has_news or sampler is None:
+        if self.num_ranks == 1 or self._is_fixed or not self.has_news or sampler is None:
             return running
         return self.merged(running, sampler.order, sampler.num_replicas > 1)
 
@@ -123,7 +123,7 @@ class RankExchange:
     def layout(self) -> dict[str, Any]:
         """Say how the samples are dealt out, for the checkpoint."""
         return {
-            "world_size": self._num_ranks,
+            "world_size": self.num_ranks,
             "partition": "fixed" if self._is_fixed else "replicated",
         }
 

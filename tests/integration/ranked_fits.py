@@ -31,8 +31,8 @@ class Recorder(Checkpoint):
         self.num_calls = self.num_merges = 0
 
     def on_train_start(self, trainer, pl_module):
-        exchange = trainer.callbacks[0]._session._exchange
-        for name in ("sum", "merged"):
+        exchange = trainer.callbacks[0]._session._fit.exchange
+        for name in ("all_reduce", "merged"):
             original = getattr(exchange, name)
 
             def counted(*args, _original=original):

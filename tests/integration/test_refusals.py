@@ -107,7 +107,7 @@ def test_reference_of_the_wrong_kind():
 
 def test_validation_reference_without_validation():
     refuse(
-        "validation to run for reference",
+        "validation in every epoch for reference",
         callback=DynamicPruningCallback(reference="validation"),
         limit_val_batches=0,
     )

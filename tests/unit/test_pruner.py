@@ -123,7 +123,7 @@ def test_empty_selection_falls_back_to_everything():
 
 
 def test_misshapen_selection_is_refused():
-    with pytest.raises(ValueError, match=r"Misshapen\.select: expected kept of dtype bool"):
+    with pytest.raises(ValueError, match=r"Misshapen\.select: expected kept to be bools of shape"):
         run(pruner(policy=Misshapen()), stop=1)
 
 

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from torch.utils.data import BatchSampler, SubsetRandomSampler, WeightedRandomSampler
 
 from lightning_alignprune import PrunedSampler
-from lightning_alignprune.state.share import Share
+from lightning_alignprune.state.shard import Shard
 
 
 def make(num_samples=40, kept=None, epoch=3, **kwargs):
@@ -162,15 +162,15 @@ def test_an_epoch_that_would_be_empty_draws_everything():
         assert len(on_two_ranks) == 20
 
 
-def shares_of(num_samples, ranks, **kwargs):
-    shares = [Share(num_samples, ranks, rank, lambda value: value) for rank in range(ranks)]
-    return [PrunedSampler(num_samples, batch_size=4, share=share, **kwargs) for share in shares]
+def shards_of(num_samples, ranks, **kwargs):
+    shards = [Shard(num_samples, ranks, rank, lambda value: value) for rank in range(ranks)]
+    return [PrunedSampler(num_samples, batch_size=4, shard=shard, **kwargs) for shard in shards]
 
 
 @pytest.mark.parametrize("shuffle", [True, False])
 def test_shares_are_drawn_evenly_and_what_is_left_out_changes(shuffle):
     kept = torch.rand(101, generator=torch.Generator().manual_seed(0)) < 0.7
-    samplers = shares_of(101, 3, shuffle=shuffle)
+    samplers = shards_of(101, 3, shuffle=shuffle)
     fewest = min(int(kept[rank::3].sum()) for rank in range(3))
     left_out = []
     for epoch in range(1, 40):
@@ -179,7 +179,7 @@ def test_shares_are_drawn_evenly_and_what_is_left_out_changes(shuffle):
             sampler.arm()
             sampler.select(kept[rank::3], fewest)
             sampler.set_epoch(epoch)
-            assert torch.equal(sampler.rows, sampler.order // 3)
+            assert torch.equal(sampler.positions, sampler.order // 3)
             assert (sampler.order % 3 == rank).all()
             drawn.append(sampler.order)
         assert {len(order) for order in drawn} == {fewest - (fewest % 4 == 1)}
@@ -195,6 +195,6 @@ def test_shares_are_drawn_evenly_and_what_is_left_out_changes(shuffle):
 
 def test_ranks_permute_their_shares_differently():
     # With one permutation for all, neighbours in the data set would train in the same step.
-    first, second = (sampler.order for sampler in shares_of(400, 2))
+    first, second = (sampler.order for sampler in shards_of(400, 2))
     assert int((first + 1 == second).sum()) < 20
     assert len(first) == len(second) == 200

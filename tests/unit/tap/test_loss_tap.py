@@ -87,7 +87,7 @@ def test_without_weights_value_and_gradient_are_torchs_own(name, reduction):
     func, x, target, kwargs = CASES[name]
     if reduction == "sum":
         kwargs = {**kwargs, "reduction": "sum"}
-    tap = LossTap(rows=torch.empty(B))
+    tap = LossTap(indices=torch.empty(B))
     for ours, theirs in zip(
         run(func, x, target, kwargs, tap), run(func, x, target, kwargs), strict=True
     ):

@@ -1,7 +1,7 @@
-"""`Share`: the samples whose losses one rank keeps, and what it tells the others about them.
+"""`Shard`: the samples whose losses one rank keeps, and what it tells the others about them.
 
 State only: knows nothing of Lightning. Legend: ``N`` samples, ``R`` ranks, ``n`` samples of a
-share.
+shard.
 """
 
 from collections.abc import Callable
@@ -15,11 +15,11 @@ _PER_SAMPLE = ("rows", "dropped", "running")
 _BITS = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
 
 
-class Share:
+class Shard:
     """The samples i with ``i % R == rank``; with one rank, all of them.
 
-    Row j of what a rank keeps belongs to sample ``j * R + rank``. Dealing the samples out in turn
-    spreads sorted data sets evenly.
+    What a rank keeps at position j belongs to sample ``j * R + rank``. Dealing the samples out in
+    turn spreads sorted data sets evenly.
 
     Args:
         num_samples: N, the length of the data set.
@@ -28,8 +28,8 @@ class Share:
         all_reduce: Sums a tensor over the ranks; needed if there are several.
 
     Example:
-        >>> share = Share(num_samples=7, num_ranks=3, rank=1, all_reduce=lambda x: x)
-        >>> share.num_own, share.indices().tolist(), share.rows_of(torch.tensor([4])).tolist()
+        >>> shard = Shard(num_samples=7, num_ranks=3, rank=1, all_reduce=lambda x: x)
+        >>> shard.num_own, shard.indices().tolist(), shard.positions_of(torch.tensor([4])).tolist()
         (2, [1, 4], [1])
     """
 
@@ -51,15 +51,15 @@ class Share:
         return self.num_ranks == 1
 
     def indices(self, device: torch.device | str = "cpu") -> Tensor:
-        """Data-set indices of the share, shape (n,), int64."""
+        """Data-set indices of the shard, shape (n,), int64."""
         return torch.arange(self.rank, self.num_samples, self.num_ranks, device=device)
 
-    def rows_of(self, indices: Tensor) -> Tensor:
-        """Turn data-set indices of the share into the rows that belong to them."""
+    def positions_of(self, indices: Tensor) -> Tensor:
+        """Turn data-set indices of the shard into positions within it."""
         return indices if self.is_whole else indices // self.num_ranks
 
     def total(self, value: Tensor) -> Tensor:
-        """Sum a tensor over the shares: one collective, none with one rank."""
+        """Sum a tensor over the shards: one collective, none with one rank."""
         return value if self.all_reduce is None else self.all_reduce(value)
 
     def counts(self, count: Tensor) -> list[int]:
@@ -70,23 +70,23 @@ class Share:
         return values
 
     def gathered(self, state: Any) -> Any:
-        """Put the shares in a state together: every tensor of shape (n,) becomes one of (N,).
+        """Put the shards in a state together: every tensor of shape (n,) becomes one of (N,).
 
         Only rank 0 gets the result, in host memory; all ranks must call alike.
         """
         return state if self.is_whole else _mapped(state, self.num_own, self._gathered)
 
     def own(self, state: Any) -> Any:
-        """Cut this share out of a state: every tensor of shape (N,) becomes one of (n,)."""
+        """Cut this shard out of a state: every tensor of shape (N,) becomes one of (n,)."""
         return state if self.is_whole else _mapped(state, self.num_samples, self._own)
 
     def gathered_trajectories(self, state: dict[str, Any]) -> dict[str, Any]:
-        """Put the shares of a state of ``LossTrajectories`` together, as :meth:`gathered` does."""
+        """Put the shards of a state of ``LossTrajectories`` together, as :meth:`gathered` does."""
         parts = {key: self.gathered(state[key]) for key in _PER_SAMPLE}
         return {**state, **parts, "num_samples": self.num_samples}
 
     def own_trajectories(self, state: dict[str, Any]) -> dict[str, Any]:
-        """Cut this share out of a state of ``LossTrajectories``; a state of another set stays."""
+        """Cut this shard out of a state of ``LossTrajectories``; a state of another set stays."""
         if self.is_whole or state["num_samples"] != self.num_samples:
             return state
         return {

@@ -4,45 +4,29 @@ from typing import Any
 
 from torch import Tensor
 
-from lightning_alignprune.reference.reference_set import ReferenceSet
+from lightning_alignprune.reference.base import Reference
 from lightning_alignprune.scores import Score
 from lightning_alignprune.signals import NoLogitsError, ReferenceSamples, Signal
 from lightning_alignprune.trainer_access.errors import no_logits, refusal
-from lightning_alignprune.trainer_access.ranks import RankExchange
 
 
-def follow_reference(
-    reference: ReferenceSet | None,
-    signal: Signal,
-    score: Score,
-    loss: Tensor | None,
-    exchange: RankExchange,
+def learn_from_reference(
+    reference: Reference, signal: Signal, score: Score
 ) -> ReferenceSamples | None:
     """Hand the samples of the last reference pass to the signal; return what it made of them.
 
     Args:
-        reference: The reference set, whose samples are taken out of it.
+        reference: The reference, whose samples are taken out of it.
         signal: What is recorded.
         score: Who may need the samples.
-        loss: The reference loss; None if there was no pass, or none that counts.
-        exchange: Brings rank 0's fit to the others.
 
     Raises:
         MisconfigurationException: If the pass did not show what signal or score need.
     """
-    if reference is None or loss is None:
-        return None
-    samples, reference.samples = reference.samples, None
+    samples = reference.take_samples()
     try:
         if samples is None:
-            if signal.needs_logits:
-                raise NoLogitsError("no finite loss and logits per sample in the reference pass")
-            if score.needs_reference_samples:
-                raise refusal(
-                    f"a finite loss per reference sample for {type(score).__name__}",
-                    "a reference pass that showed none",
-                    'Return {"loss": loss, "sample_loss": losses} from the step, or use MeanLoss.',
-                )
+            _check_not_needed(signal, score)
             return None
         samples = signal.follow_reference(samples)
     except NoLogitsError as error:
@@ -50,9 +34,20 @@ def follow_reference(
     # One fit for all: its last bits may differ between machines. And one set of losses: BatchNorm's
     # statistics differ between ranks.
     mine = (samples.losses.cpu(), _on_cpu(signal.state_dict()))
-    losses, state = exchange.from_rank_zero(mine)
+    losses, state = reference.fit.exchange.from_rank_zero(mine)
     signal.load_state_dict(state)
     return samples._replace(losses=losses.to(samples.losses.device))
+
+
+def _check_not_needed(signal: Signal, score: Score) -> None:
+    if signal.needs_logits:
+        raise NoLogitsError("no finite loss and logits per sample in the reference pass")
+    if score.needs_reference_samples:
+        raise refusal(
+            f"a finite loss per reference sample for {type(score).__name__}",
+            "a reference pass that showed none",
+            'Return {"loss": loss, "sample_loss": losses} from the step, or use MeanLoss.',
+        )
 
 
 def _on_cpu(value: Any) -> Any:

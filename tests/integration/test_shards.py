@@ -24,7 +24,7 @@ from lightning_alignprune import (
 )
 from lightning_alignprune.policies import POLICIES
 from lightning_alignprune.pruner import Pruner
-from lightning_alignprune.state.share import Share
+from lightning_alignprune.state.shard import Shard
 from tests.integration.forked import run_forked, run_ranks
 
 N, EPOCHS = 203, 11
@@ -49,10 +49,10 @@ def all_reduce(value):
     return total
 
 
-def make(score, policy, share=None, dtype="float32"):
+def make(score, policy, shard=None, dtype="float32"):
     schedule = PruningSchedule(stop_fraction=0.8, finish="partial")
     policy = copy.deepcopy(policy)  # it keeps averages of its own
-    return Pruner(N, BatchLoss(), score, policy, schedule, 3, dtype=dtype, share=share)
+    return Pruner(N, BatchLoss(), score, policy, schedule, 3, dtype=dtype, shard=shard)
 
 
 def run_epoch(pruner, epoch):
@@ -92,8 +92,8 @@ def check_state(state, expected):
 
 
 def compare(score, policy, dtype):
-    dist_share = Share(N, dist.get_world_size(), dist.get_rank(), all_reduce)
-    whole, mine = make(score, policy, None, dtype), make(score, policy, dist_share, dtype)
+    dist_shard = Shard(N, dist.get_world_size(), dist.get_rank(), all_reduce)
+    whole, mine = make(score, policy, None, dtype), make(score, policy, dist_shard, dtype)
     num_pruned = 0
     for epoch in range(EPOCHS - 1):
         run_epoch(whole, epoch)
@@ -110,10 +110,10 @@ def compare(score, policy, dtype):
         for name, value in whole.metrics().items():
             assert float(metrics[name]) == pytest.approx(float(value)), name
         state = mine.state_dict()
-        if dist_share.rank == 0:
+        if dist_shard.rank == 0:
             check_state(state, whole.state_dict())
-        if epoch == 4:  # a resume from what one process saved, with the shares cut out of it
-            mine = make(score, policy, dist_share, dtype)
+        if epoch == 4:  # a resume from what one process saved, with the shards cut out of it
+            mine = make(score, policy, dist_shard, dtype)
             mine.load_state_dict(whole.state_dict())
             assert mine.trajectories.rows[0].untyped_storage().nbytes() < 4 * N
     assert num_pruned > 1, type(policy)
@@ -137,17 +137,17 @@ def test_decisions_and_states_are_those_of_one_process(tmp_path, ranks):
 def gather_everything():
     dist.init_process_group("gloo")
     rank, ranks = dist.get_rank(), dist.get_world_size()
-    share = Share(11, ranks, rank, all_reduce)
+    shard = Shard(11, ranks, rank, all_reduce)
     for dtype in (torch.bool, torch.int32, torch.int64, torch.float16, torch.bfloat16):
         values = torch.arange(11).to(dtype)
-        state = share.gathered({"a": [values[share.indices()]], "b": torch.zeros(12), "c": 3})
+        state = shard.gathered({"a": [values[shard.indices()]], "b": torch.zeros(12), "c": 3})
         assert state["c"] == 3
         assert torch.equal(state["b"], torch.zeros(12))
         if rank == 0:
             assert state["a"][0].dtype == dtype
             assert torch.equal(state["a"][0], values)
-        assert torch.equal(share.own(values), values[rank::ranks])
-    assert share.counts(torch.tensor(rank * 10)) == [10 * r for r in range(ranks)]
+        assert torch.equal(shard.own(values), values[rank::ranks])
+    assert shard.counts(torch.tensor(rank * 10)) == [10 * r for r in range(ranks)]
 
 
 def test_states_of_every_dtype_are_gathered_in_pieces(tmp_path):
@@ -155,7 +155,7 @@ def test_states_of_every_dtype_are_gathered_in_pieces(tmp_path):
 
 
 def gather_in_pieces():
-    import lightning_alignprune.state.share as module
+    import lightning_alignprune.state.shard as module
 
     module._PIECE = 8  # two rows of four ranks at a time, of the three that there are
     gather_everything()

@@ -1,0 +1,89 @@
+"""Which reference a fit has: the argument, a hook, or the validation pass."""
+
+from typing import Any
+
+from lightning.pytorch.utilities.rank_zero import rank_zero_info
+
+from lightning_alignprune.policies import Policy
+from lightning_alignprune.reference.base import Reference
+from lightning_alignprune.reference.pseudo_clean import PseudoClean, PseudoReference
+from lightning_alignprune.reference.reference_set import ReferenceSet
+from lightning_alignprune.reference.samples import SampleDetail
+from lightning_alignprune.reference.validation_pass import (
+    VALIDATION,
+    ValidationPass,
+    why_not_every_epoch,
+)
+from lightning_alignprune.scores import Score
+from lightning_alignprune.signals import Signal
+from lightning_alignprune.trainer_access.errors import OWNER, refusal
+from lightning_alignprune.trainer_access.running_fit import RunningFit
+
+PSEUDO = "pseudo"
+HOOK = "reference_dataloader"
+
+
+def find_reference(
+    given: Any, fit: RunningFit, signal: Signal, score: Score, policy: Policy
+) -> Reference | None:
+    """Find the reference of a fit; None if none is given and none is needed.
+
+    In this order: what is given, a ``reference_dataloader`` hook of the DataModule, then of the
+    module, then the validation pass, which is said once.
+
+    Raises:
+        MisconfigurationException: If score or signal need a reference and there is none, or if the
+            one there is cannot work with them or with this Trainer.
+    """
+    if given is None and not (score.needs_reference or signal.needs_reference):
+        return None
+    source = _found(fit, score, signal) if given is None else given
+    if score.needs_reference_samples and signal.weighting == "batch":
+        raise refusal(
+            f"a signal of single samples for {type(score).__name__}",
+            f"{type(signal).__name__}, which records the losses of batches",
+            "Use signal=SampleLoss(), or MeanLoss as score.",
+        )
+    needs_samples = ((signal, signal.needs_logits), (score, score.needs_reference_samples))
+    needed_by = [type(part).__name__ for part, needs in needs_samples if needs]
+    if isinstance(source, str) and source == PSEUDO:
+        source = PseudoClean()
+    if isinstance(source, PseudoClean):
+        if needed_by:
+            raise refusal(
+                f"clean reference samples for {needed_by[0]}",
+                f"{type(source).__name__}, which is made of training samples' losses",
+                f'Pass a held-out set or "{VALIDATION}", or use SampleLoss and MeanLoss.',
+            )
+        return PseudoReference(fit, source)
+    detail: SampleDetail | None = None
+    in_same_unit = signal.weighting == "sample"
+    if needed_by or (policy.uses_reference_scores and in_same_unit):
+        detail = "logits" if signal.needs_logits else "losses"
+    if isinstance(source, str):
+        return ValidationPass(fit, signal.plain_loss, detail)
+    return ReferenceSet(fit, source, signal.plain_loss, detail)
+
+
+def _found(fit: RunningFit, score: Score, signal: Signal) -> Any:
+    owners = (fit.trainer.datamodule, fit.module)  # type: ignore[attr-defined]
+    for owner in owners:
+        hook = getattr(owner, HOOK, None)
+        if callable(hook):
+            return hook
+    part = score if score.needs_reference else signal
+    obstacle = why_not_every_epoch(fit.trainer)
+    if obstacle is None:
+        rank_zero_info(
+            f"{OWNER}: {type(part).__name__} compares with a reference set and none is given, so "
+            "the losses of the validation pass are the reference. Its labels should be clean; "
+            f"pass reference= or define {HOOK}() for another set."
+        )
+        return VALIDATION
+    raise refusal(
+        f"a reference set, which {type(part).__name__} compares samples with",
+        f"none, and {obstacle[0]} to take in its place",
+        f"Pass reference= a DataLoader or Dataset of clean samples, or define {HOOK}() on the "
+        f'DataModule or the module, or pass reference="{VALIDATION}" and validate every epoch, or '
+        f'reference="{PSEUDO}" to use the small-loss samples of the training set.',
+    )
