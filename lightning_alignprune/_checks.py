@@ -113,7 +113,7 @@ def check_int(
         return None
     interval = _Interval(low, None, high, below)
     if not isinstance(value, Integral) or isinstance(value, bool):
-        kind = f"to be an int{interval.after_a_word()}{' or None' if optional else ''}"
+        kind = f"an int{interval.after_a_word()}{' or None' if optional else ''}"
         raise TypeError(message(owner, argument, kind, _described(value), remedy))
     number = int(value)
     if not interval.holds(number):
@@ -150,7 +150,7 @@ def check_float(
     """
     interval = _Interval(low, above, high, below)
     if not isinstance(value, Real) or isinstance(value, bool):
-        kind = f"to be a number{interval.after_a_word()}"
+        kind = f"a number{interval.after_a_word()}"
         raise TypeError(message(owner, argument, kind, _described(value), remedy))
     try:
         number = float(value)
@@ -383,6 +383,12 @@ def check_path(owner: str, argument: str, value: object, *, remedy: str) -> str:
     if not isinstance(value, str) and not hasattr(value, "__fspath__"):
         raise TypeError(message(owner, argument, "to be a path", _described(value), remedy))
     return str(value)
+
+
+def put(config: object, **values: object) -> None:
+    """Put checked values into a frozen dataclass, from its ``__post_init__``."""
+    for name, value in values.items():
+        object.__setattr__(config, name, value)
 
 
 def resolve(

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Literal
 
-from lightning_alignprune._checks import check_choice, check_number
+from lightning_alignprune._checks import check_choice, check_float, check_int, put
 
 Finish = Literal["full", "partial", "selected"]
 FINISHES: tuple[Finish, ...] = ("full", "partial", "selected")
@@ -27,6 +27,7 @@ class PruningSchedule:
             None takes the policy's own habit (InfoBatch: full; SeTa: partial).
 
     Raises:
+        TypeError: If a value is of the wrong kind.
         ValueError: If a value is out of range.
 
     Example:
@@ -41,25 +42,14 @@ class PruningSchedule:
 
     def __post_init__(self) -> None:
         owner = "PruningSchedule"
-        check_number(
-            owner,
-            "start_epoch",
-            self.start_epoch,
-            low=1,
-            integer=True,
-            remedy="Epoch 0 always trains on everything: no sample has a loss yet.",
+        remedy = "Epoch 0 always trains on everything: no sample has a loss yet."
+        start = check_int(owner, "start_epoch", self.start_epoch, low=1, remedy=remedy)
+        remedy = "Use 1.0 to prune until the end."
+        stop = check_float(
+            owner, "stop_fraction", self.stop_fraction, above=0, high=1, remedy=remedy
         )
-        check_number(
-            owner,
-            "stop_fraction",
-            self.stop_fraction,
-            low=0.0,
-            high=1.0,
-            low_open=True,
-            remedy="Use 1.0 to prune until the end.",
-        )
-        if self.finish is not None:
-            check_choice(owner, "finish", self.finish, FINISHES)
+        finish = check_choice(owner, "finish", self.finish, FINISHES, optional=True)
+        put(self, start_epoch=start, stop_fraction=stop, finish=finish)
 
     def check_ends(self, max_epochs: int | None, max_steps: int, policy_finish: Finish) -> None:
         """Raise a ``ValueError`` if the run has no known end but the schedule needs one."""

@@ -1,17 +1,18 @@
 """The score interface. High = keep; NaN = undefined, and such a sample stays."""
 
 from abc import ABC, abstractmethod
-from typing import Literal
+from typing import Literal, get_args
 
 import torch
 from torch import Tensor
 from typing_extensions import override
 
-from lightning_alignprune._checks import check_choice, check_number
+from lightning_alignprune._checks import check_choice, check_int
 from lightning_alignprune.state.trajectories import LossTrajectories
 from lightning_alignprune.state.trajectory_view import TrajectoryView
 
 Gate = Literal["reference", "none"]
+GATES: tuple[Gate, ...] = get_args(Gate)
 End = Literal["low", "high"]
 
 
@@ -57,11 +58,10 @@ class TrajectoryScore(Score):
 
     def __init__(self, window: int | None, gate: Gate, shortest_window: int, remedy: str) -> None:
         owner = type(self).__name__
-        if window is not None:
-            check_number(owner, "window", window, low=shortest_window, integer=True, remedy=remedy)
-        check_choice(owner, "gate", gate, ("reference", "none"))
-        self.window = window
-        self.gate: Gate = gate
+        self.window = check_int(
+            owner, "window", window, low=shortest_window, optional=True, remedy=remedy
+        )
+        self.gate = check_choice(owner, "gate", gate, GATES)
 
     def view(self, trajectories: LossTrajectories) -> TrajectoryView:
         """Return the epochs that count for this score."""
