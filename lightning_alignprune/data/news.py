@@ -1,6 +1,5 @@
 """20 Newsgroups as text features: TF-IDF, reduced by a truncated SVD."""
 
-from collections.abc import Callable
 from typing import Any, Literal, get_args
 
 import torch
@@ -165,15 +164,19 @@ def text_features(
     vectorizer = text.TfidfVectorizer(
         max_features=num_terms, sublinear_tf=True, stop_words="english"
     )
-    steps: list[Callable[[Any], Any]] = [
-        lambda _: (vectorizer.fit_transform(train_texts), vectorizer.transform(test_texts))
-    ]
-    if num_features is None:
-        steps.append(lambda both: tuple(part.toarray() for part in both))
-    else:
+
+    def terms(texts: Any) -> Any:
+        return vectorizer.fit_transform(texts[0]), vectorizer.transform(texts[1])
+
+    def dense(both: Any) -> Any:
+        return tuple(part.toarray() for part in both)
+
+    def reduced(both: Any) -> Any:
         svd = decomposition.TruncatedSVD(num_features, random_state=0)
-        steps.append(lambda both: (svd.fit_transform(both[0]), svd.transform(both[1])))
-    both: Any = None
+        return svd.fit_transform(both[0]), svd.transform(both[1])
+
+    both: Any = (train_texts, test_texts)
+    steps = [terms, dense if num_features is None else reduced]
     for step in progress(steps, "Turning texts into features"):
         both = step(both)
     train, test = (torch.from_numpy(part).to(torch.float32) for part in both)

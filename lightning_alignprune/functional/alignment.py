@@ -124,6 +124,7 @@ def mean_trajectory(losses: Tensor | Sequence[Tensor]) -> Tensor:
 
 
 def _carry_forward(v: Tensor, before: Tensor | None) -> None:
+    """Put each sample's last seen loss, at first ``before``, in the place of every NaN."""
     last = v[0] if before is None else before.float()
     for row in v:
         torch.where(row.isnan(), last, row, out=row)

@@ -186,7 +186,8 @@ def _fit(
     penalty = penalty / used.sum(1).repeat(len(strengths)).clamp_min(1)
     change = torch.zeros(len(shares), *start.weight.shape, device=logits.device)
     bias = torch.zeros(len(shares), num_classes, device=logits.device)
-    change.requires_grad_(), bias.requires_grad_()
+    change.requires_grad_()
+    bias.requires_grad_()
     optimizer = torch.optim.LBFGS(
         [change, bias], max_iter=_MAX_ITERATIONS, line_search_fn="strong_wolfe"
     )

@@ -192,6 +192,7 @@ def infobatch_selection(
     low = scores < (total / count if count else float("nan"))
     num_low_here = low.sum()
     num_low = int(all_reduce(num_low_here) if all_reduce else num_low_here)
+    # (1 - 0.9) * 10 is 0.999... in binary; the user's 10 % of 10 is 1.
     num_stay = int((1.0 - prune_probability) * num_low + 1e-9)
     stay = draw_fixed_count(low, num_stay, indices, seed, epoch, all_reduce=all_reduce)
     kept = stay | ~low

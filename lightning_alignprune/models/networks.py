@@ -123,14 +123,12 @@ def torchvision_network(name: str, num_classes: int = 1000, pretrained: bool = F
         remedy = f"Some of them: {', '.join(known[:3])}; torchvision.models.list_models() has all."
         raise ValueError(message(owner, "name", "to be one of torchvision's", name, remedy))
     network: nn.Module = models.get_model(name, weights="DEFAULT" if pretrained else None)
-    head = [path for path, layer in network.named_modules() if isinstance(layer, nn.Linear)][-1:]
-    if not head or list(network.named_modules())[-1][0] != head[0]:
+    path, head = list(network.named_modules())[-1]
+    if not isinstance(head, nn.Linear):
         remedy = "Build it yourself and pass the module."
         raise ValueError(message(owner, "name", "of a network with a linear head", name, remedy))
-    parent, _, attribute = head[0].rpartition(".")
-    old = network.get_submodule(head[0])
-    new = nn.Linear(int(old.in_features), num_classes)  # type: ignore[arg-type]
-    setattr(network.get_submodule(parent), attribute, new)
+    parent, _, attribute = path.rpartition(".")
+    setattr(network.get_submodule(parent), attribute, nn.Linear(head.in_features, num_classes))
     return network
 
 

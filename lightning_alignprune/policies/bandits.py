@@ -51,6 +51,7 @@ class _Bandit(Policy):
 
     def _choose(self, values: Tensor, epsilon: float, context: SelectionContext) -> Selection:
         defined = ~values.isnan()
+        # 0.57 * 100 is 56.999... in binary; the user's 57 % of 100 is 57.
         count = int(self.keep_fraction * int(context.total(defined.sum())) + 1e-9)
         num_random = int(epsilon * count + 1e-9)
         common = (context.indices, context.seed, context.epoch)

@@ -177,7 +177,8 @@ class MixtureCut(Policy):
             torch.stack([(~cut).sum(), torch.ones_like(cut).sum()])
         ).tolist()
         if num_kept < self.min_kept * num_all:
-            # The same share of each rank's samples; for one process that is exact.
+            # The same share of each rank's samples; for one process that is exact. 0.07 * 100 is
+            # 7.000...1 in binary; the user's 7 % of 100 is 7.
             count = math.ceil(self.min_kept * len(cut) - 1e-9)
             cut[badness.argsort()[:count]] = False
         return cut

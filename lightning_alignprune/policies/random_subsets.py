@@ -10,7 +10,7 @@ from lightning_alignprune._checks import check_float, message
 from lightning_alignprune.functional.selection import Selection, draw_fixed_count
 from lightning_alignprune.policies.base import Policy, SelectionContext
 
-_ONE_DRAW_PER_RUN = -1
+_ONE_DRAW_PER_RUN = -1  # stands where a draw has its epoch
 
 
 def _check_fraction(owner: str, prune_fraction: float) -> float:

@@ -68,6 +68,7 @@ class DynamicAlignment(TrajectoryScore):
 
     @override
     def of_rows(self, rows: list[Tensor], view: TrajectoryView) -> Tensor:
+        # The losses before the window are those of the training samples, not of the reference.
         is_carried = self.missing == "carry" and rows is view.rows
         return alignment(
             rows,
