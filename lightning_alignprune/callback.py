@@ -1,17 +1,29 @@
 """`DynamicPruningCallback`: hooks that connect. No maths, no Trainer internals."""
 
 import time
-from typing import Any, Literal
+from typing import Any, get_args
 
 from lightning.pytorch import Callback, LightningModule, Trainer
 from typing_extensions import Self, Unpack, override
 
-from lightning_alignprune._checks import check_choice, resolve
+from lightning_alignprune._checks import (
+    check_bool,
+    check_choice,
+    check_instance,
+    check_int,
+    resolve,
+)
 from lightning_alignprune.fit.session import FitSession
 from lightning_alignprune.functional.alignment import Correlation
 from lightning_alignprune.functional.selection import Rescale
 from lightning_alignprune.policies import POLICIES, InfoBatch, Policy, SeTa
-from lightning_alignprune.presets import ReferenceSource, RunSettings, robust_parts
+from lightning_alignprune.presets import (
+    OnNonfiniteLoss,
+    ReferenceSource,
+    RunSettings,
+    TrajectoryDevice,
+    robust_parts,
+)
 from lightning_alignprune.pruner import Decision, Parts, Pruner
 from lightning_alignprune.reference import PSEUDO, VALIDATION
 from lightning_alignprune.schedule import PruningSchedule
@@ -19,7 +31,7 @@ from lightning_alignprune.scores import SCORES, DynamicAlignment, Score
 from lightning_alignprune.signals import SIGNALS, BatchLoss, Signal
 from lightning_alignprune.state import LossTrajectories, StorageDtype
 from lightning_alignprune.trainer_access.errors import OWNER
-from lightning_alignprune.trainer_access.ranks import PARTITIONS, Partition
+from lightning_alignprune.trainer_access.ranks import Partition
 
 
 class DynamicPruningCallback(Callback):
@@ -80,10 +92,10 @@ class DynamicPruningCallback(Callback):
         schedule: PruningSchedule | None = None,
         reference: ReferenceSource = None,
         seed: int | None = None,
-        device: Literal["auto", "cpu"] = "auto",
+        device: TrajectoryDevice = "auto",
         dtype: StorageDtype = "float32",
         keep_history: bool = False,
-        on_nonfinite_loss: Literal["raise", "skip"] = "raise",
+        on_nonfinite_loss: OnNonfiniteLoss = "raise",
         align_lr_schedules: bool = True,
         restore_rng: bool = False,
         partition: Partition = "replicated",
@@ -92,23 +104,31 @@ class DynamicPruningCallback(Callback):
             resolve(OWNER, "signal", signal, Signal, SIGNALS),  # type: ignore[type-abstract]
             resolve(OWNER, "score", score, Score, SCORES),  # type: ignore[type-abstract]
             resolve(OWNER, "policy", policy, Policy, POLICIES),  # type: ignore[type-abstract]
-            schedule or PruningSchedule(),
+            check_instance(
+                OWNER,
+                "schedule",
+                schedule,
+                PruningSchedule,
+                optional=True,
+                remedy="PruningSchedule(finish=...) says how a run ends.",
+            )
+            or PruningSchedule(),
         )
         if isinstance(reference, str):
             check_choice(OWNER, "reference", reference, (VALIDATION, PSEUDO))
-        check_choice(OWNER, "device", device, ("auto", "cpu"))
-        check_choice(OWNER, "dtype", dtype, ("float32", "float16", "bfloat16"))
-        check_choice(OWNER, "on_nonfinite_loss", on_nonfinite_loss, ("raise", "skip"))
-        check_choice(OWNER, "partition", partition, PARTITIONS)
         self.reference = reference
-        self.seed = seed
-        self.device: Literal["auto", "cpu"] = device
-        self.dtype: StorageDtype = dtype
-        self.keep_history = keep_history
-        self.on_nonfinite_loss: Literal["raise", "skip"] = on_nonfinite_loss
-        self.align_lr_schedules = align_lr_schedules
-        self.restore_rng = restore_rng
-        self.partition: Partition = partition
+        self.seed = check_int(
+            OWNER, "seed", seed, low=0, optional=True, remedy="None takes seed_everything's."
+        )
+        self.device = check_choice(OWNER, "device", device, get_args(TrajectoryDevice))
+        self.dtype = check_choice(OWNER, "dtype", dtype, get_args(StorageDtype))
+        self.keep_history = check_bool(OWNER, "keep_history", keep_history)
+        self.on_nonfinite_loss = check_choice(
+            OWNER, "on_nonfinite_loss", on_nonfinite_loss, get_args(OnNonfiniteLoss)
+        )
+        self.align_lr_schedules = check_bool(OWNER, "align_lr_schedules", align_lr_schedules)
+        self.restore_rng = check_bool(OWNER, "restore_rng", restore_rng)
+        self.partition = check_choice(OWNER, "partition", partition, get_args(Partition))
         self._session: FitSession | None = None
         self._loaded: dict[str, Any] | None = None
 

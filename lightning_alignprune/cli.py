@@ -4,35 +4,95 @@ Nothing here computes anything: it connects arguments with the callback, the dat
 noise models. Needs the extra ``cli``.
 """
 
+import re
 import sys
 from collections.abc import Sequence
-from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
-import torch
+from lightning.pytorch import Callback
 from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI
 from lightning.pytorch.utilities.rank_zero import rank_zero_warn
 from typing_extensions import override
 
-from lightning_alignprune._checks import message
 from lightning_alignprune._extras import require
 from lightning_alignprune.callback import DynamicPruningCallback
-from lightning_alignprune.cli_words import PruningOff, RobustPruning, register_words
-from lightning_alignprune.data import (
-    LabelNoise,
-    NoisyLabelDataModule,
-    read_label_file,
-    write_label_file,
-)
-from lightning_alignprune.functional.label_noise.by_name import NoiseModel
+from lightning_alignprune.data import NoisyLabelDataModule
+from lightning_alignprune.data.noise_file import make_noise_file
+from lightning_alignprune.data.settings import MOVED
 from lightning_alignprune.models import Classifier
+from lightning_alignprune.presets import PRESETS
 
 _NAME = DynamicPruningCallback.__name__
 _PRUNING_HELP = (
     "The pruning callback. --pruning.policy, --pruning.score, --pruning.signal and "
-    "--pruning.schedule choose its parts; --pruning robust takes the preset for wrong labels; "
-    "--pruning false trains on everything."
+    "--pruning.schedule choose its parts; --pruning WORD takes a preset ("
+    f"{', '.join(PRESETS)}); --pruning false trains on everything."
 )
+
+
+# ---- words in the place of the callback's arguments: jsonargparse takes a word as a value of a
+# registered type ---------------------------------------------------------------------------------
+
+_WAYS = f"expected false, {', '.join(PRESETS)}, or arguments of {_NAME}"
+
+
+class PruningOff(Callback):
+    """Stands where the pruning callback would be, and does nothing: ``--pruning false``."""
+
+
+class PresetPruning(DynamicPruningCallback):
+    """``--pruning WORD``: what the classmethod of that name gives.
+
+    A reference, where the method needs one, is found as without an argument: by a
+    ``reference_dataloader`` hook, else in the validation pass.
+    """
+
+    def __init__(self, word: str) -> None:
+        preset: DynamicPruningCallback = getattr(DynamicPruningCallback, word)()
+        super().__init__(**preset.parts._asdict())
+        self.word = word
+
+    @property
+    @override
+    def state_key(self) -> str:
+        # A run goes on from its checkpoint whichever way the preset is spelled.
+        return _NAME
+
+
+def _register_words(typing: Any) -> None:
+    """Teach ``jsonargparse.typing`` the words."""
+    for kind, to_yaml, from_yaml in (
+        (PruningOff, _off_to_yaml, _off_from_yaml),
+        (PresetPruning, _preset_to_yaml, _preset_from_yaml),
+    ):
+        typing.register_type(kind, to_yaml, from_yaml, fail_already_registered=False)
+
+
+def _off_to_yaml(value: object) -> bool:
+    if not isinstance(value, PruningOff):
+        raise ValueError("this is not the switched-off pruning")
+    return False
+
+
+def _off_from_yaml(value: object) -> PruningOff:
+    if value is False or (isinstance(value, str) and value.lower() == "false"):
+        return PruningOff()
+    raise ValueError(_WAYS)
+
+
+def _preset_to_yaml(value: object) -> str:
+    if not isinstance(value, PresetPruning):
+        raise ValueError("this is not a preset")
+    return value.word
+
+
+def _preset_from_yaml(value: object) -> PresetPruning:
+    if isinstance(value, str) and value.lower() in PRESETS:
+        return PresetPruning(value.lower())
+    raise ValueError(_WAYS)
+
+
+# ---- the arguments and the command lines --------------------------------------------------------
 
 
 def add_pruning_arguments(parser: LightningArgumentParser, *, on: bool = True) -> None:
@@ -54,11 +114,11 @@ def add_pruning_arguments(parser: LightningArgumentParser, *, on: bool = True) -
         ...     def add_arguments_to_parser(self, parser):
         ...         add_pruning_arguments(parser)
     """
-    register_words(require("jsonargparse.typing", "cli", "add_pruning_arguments"))
+    _register_words(require("jsonargparse.typing", "cli", "add_pruning_arguments"))
     path = f"{DynamicPruningCallback.__module__}.{_NAME}"
     parser.add_argument(
         "--pruning",
-        type=PruningOff | RobustPruning | DynamicPruningCallback,
+        type=PruningOff | PresetPruning | DynamicPruningCallback,
         default={"class_path": path} if on else PruningOff(),
         help=_PRUNING_HELP,
     )
@@ -139,11 +199,29 @@ def main(args: Sequence[str] | None = None) -> None:
 
 class _ConsoleCLI(AlignPruneCLI):
     @override
+    def init_parser(self, **kwargs: Any) -> LightningArgumentParser:
+        parser = super().init_parser(**kwargs)
+        refuse = parser.error
+
+        def refuse_and_say_where(message: str, ex: Exception | None = None) -> NoReturn:
+            # jsonargparse says that an old name is unknown, not where it went.
+            refuse(message + _moved(message), ex)
+
+        parser.error = refuse_and_say_where  # type: ignore[method-assign]
+        return parser
+
+    @override
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         super().add_arguments_to_parser(parser)
         parser.link_arguments(
             "data", "model.num_classes", compute_fn=_num_classes, apply_on="instantiate"
         )
+
+
+def _moved(message: str) -> str:
+    unknown = re.findall(r"'(?:data\.)?(\w+)' is not (?:accepted|expected)", message)
+    known = {name: ".".join(MOVED[name]) for name in unknown if name in MOVED}
+    return "".join(f"\n{name} is now data.{place}." for name, place in known.items())
 
 
 def _num_classes(data: NoisyLabelDataModule) -> int:
@@ -162,67 +240,3 @@ def _noise_command(args: ArgsType) -> None:
     except (ValueError, OSError) as error:
         parser.error(str(error))
     print(report)
-
-
-def make_noise_file(
-    out: str,
-    rate: float,
-    kind: NoiseModel = "symmetric_uniform",
-    seed: int = 0,
-    labels: str | None = None,
-    entry: str = "clean_label",
-    data: NoisyLabelDataModule | None = None,
-    num_classes: int | None = None,
-    overwrite: bool = False,
-) -> str:
-    """Draw label noise once and keep it in a file.
-
-    The file has the entries ``clean_label`` and ``noisy_label``, in the official order; a data
-    module reads it with ``LabelNoise("noisy", file=...)``.
-
-    Args:
-        out: The file to write, ``.npz`` or ``.pt``.
-        rate: The noise model's rate, in [0, 1].
-        kind: The noise model.
-        seed: Seed of its draw.
-        labels: A label file with the true labels; give this or ``data``.
-        entry: The entry of that file that holds them.
-        data: A data module that knows them; give this or ``labels``.
-        num_classes: Number of classes; None takes the data module's, or the largest label plus 1.
-        overwrite: Whether an existing file may be replaced.
-
-    Returns:
-        What was done, for the user to read.
-
-    Raises:
-        ValueError: If neither or both of ``labels`` and ``data`` are given, or a value is out of
-            range.
-        FileExistsError: If ``out`` is there and must not be replaced.
-    """
-    owner = "alignprune noise"
-    if (labels is None) == (data is None):
-        value = "both" if labels is not None else "neither"
-        raise ValueError(message(owner, "labels or data", "and only one", value, "Give one."))
-    if Path(out).exists() and not overwrite:
-        raise FileExistsError(
-            message(owner, "out", "to be a new file", out, "Or give --overwrite true.")
-        )
-    if data is not None:
-        clean = data.clean_labels()
-        num_classes = num_classes or data.num_classes
-    else:
-        entries = read_label_file(str(labels))
-        if entry not in entries:
-            listed = ", ".join(sorted(entries))
-            raise ValueError(message(owner, f"entry {entry!r}", f"in {labels}", listed, "Name it."))
-        clean = entries[entry]
-        num_classes = num_classes or int(clean.max()) + 1
-    noisy, mask = LabelNoise(kind, rate, seed).apply(clean, num_classes)
-    write_label_file(out, {"clean_label": clean, "noisy_label": noisy})
-    per_class = torch.bincount(clean[mask], minlength=num_classes).float()
-    shares = per_class / torch.bincount(clean, minlength=num_classes).clamp_min(1)
-    return (
-        f"{out}: {len(clean)} labels, {num_classes} classes, {kind} at rate {rate:g}, seed {seed}: "
-        f"{int(mask.sum())} wrong ({mask.float().mean().item():.4%}), per class "
-        f"{shares.min().item():.2%} to {shares.max().item():.2%}."
-    )

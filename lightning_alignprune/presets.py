@@ -20,6 +20,8 @@ ReferenceSource = (
     DataLoader[Any] | Dataset[Any] | PseudoClean | Literal["validation", "pseudo"] | None
 )
 """What can be given as a reference."""
+TrajectoryDevice = Literal["auto", "cpu"]
+OnNonfiniteLoss = Literal["raise", "skip"]
 
 START_EPOCH = 5
 START_EPOCH_WITHOUT_CLEAN_LABELS = 10
@@ -29,10 +31,10 @@ class RunSettings(TypedDict, total=False):
     """The callback's arguments that no preset decides; see there."""
 
     seed: int | None
-    device: Literal["auto", "cpu"]
+    device: TrajectoryDevice
     dtype: StorageDtype
     keep_history: bool
-    on_nonfinite_loss: Literal["raise", "skip"]
+    on_nonfinite_loss: OnNonfiniteLoss
     align_lr_schedules: bool
     restore_rng: bool
     partition: Partition

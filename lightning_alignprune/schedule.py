@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Literal
 
-from lightning_alignprune._checks import check_choice, check_number
+from lightning_alignprune._checks import check_choice, check_float, check_int, put
 
 Finish = Literal["full", "partial", "selected"]
 FINISHES: tuple[Finish, ...] = ("full", "partial", "selected")
@@ -27,6 +27,7 @@ class PruningSchedule:
             None takes the policy's own habit (InfoBatch: full; SeTa: partial).
 
     Raises:
+        TypeError: If a value is of the wrong kind.
         ValueError: If a value is out of range.
 
     Example:
@@ -41,25 +42,14 @@ class PruningSchedule:
 
     def __post_init__(self) -> None:
         owner = "PruningSchedule"
-        check_number(
-            owner,
-            "start_epoch",
-            self.start_epoch,
-            low=1,
-            integer=True,
-            remedy="Epoch 0 always trains on everything: no sample has a loss yet.",
+        remedy = "Epoch 0 always trains on everything: no sample has a loss yet."
+        start = check_int(owner, "start_epoch", self.start_epoch, low=1, remedy=remedy)
+        remedy = "Use 1.0 to prune until the end."
+        stop = check_float(
+            owner, "stop_fraction", self.stop_fraction, above=0, high=1, remedy=remedy
         )
-        check_number(
-            owner,
-            "stop_fraction",
-            self.stop_fraction,
-            low=0.0,
-            high=1.0,
-            low_open=True,
-            remedy="Use 1.0 to prune until the end.",
-        )
-        if self.finish is not None:
-            check_choice(owner, "finish", self.finish, FINISHES)
+        finish = check_choice(owner, "finish", self.finish, FINISHES, optional=True)
+        put(self, start_epoch=start, stop_fraction=stop, finish=finish)
 
     def check_ends(self, max_epochs: int | None, max_steps: int, policy_finish: Finish) -> None:
         """Raise a ``ValueError`` if the run has no known end but the schedule needs one."""
@@ -71,6 +61,27 @@ class PruningSchedule:
                 f"{1 - self.stop_fraction:g} of the run begins, got neither. Set one, or "
                 "PruningSchedule(stop_fraction=1.0)."
             )
+
+    def first_pruned_epoch(
+        self, max_epochs: int, policy_finish: Finish, num_recorded: int = 1
+    ) -> int | None:
+        """Return the first epoch of a run that can be pruned, or None if there is none.
+
+        Args:
+            max_epochs: Length of the run.
+            policy_finish: What the policy's last epochs train on.
+            num_recorded: How many recorded epochs the score needs.
+
+        Example:
+            >>> schedule = PruningSchedule(stop_fraction=0.5)
+            >>> schedule.first_pruned_epoch(4, "full"), schedule.first_pruned_epoch(2, "full")
+            (1, None)
+        """
+        finish = self.finish or policy_finish
+        for epoch in range(max(self.start_epoch, num_recorded), max_epochs):
+            if finish != "full" or self.should_prune(epoch, (epoch + 1) / max_epochs):
+                return epoch
+        return None
 
     def should_prune(self, epoch: int, progress_after: float) -> bool:
         """Say whether the policy selects for ``epoch``.

@@ -1,21 +1,21 @@
 """`NoisyLabelDataModule`: the loaders that all data modules of this package give."""
 
-from abc import abstractmethod
-from typing import Any, Literal, NamedTuple
+from abc import ABC, abstractmethod
+from inspect import signature
+from typing import Any, NamedTuple
 
 import torch
 from lightning.pytorch import LightningDataModule
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from torch import Tensor
 from torch.utils.data import DataLoader
-from typing_extensions import override
+from typing_extensions import Self, override
 
-from lightning_alignprune._checks import check_choice, check_number
+from lightning_alignprune._checks import check_instance
 from lightning_alignprune.data.datasets import LabelledDataset
-from lightning_alignprune.data.splits import Size
+from lightning_alignprune.data.settings import Loading, Split, check_not_moved, completed
 
-ReferenceSource = Literal["held_out", "val", "test"]
-REFERENCE_SOURCES: tuple[ReferenceSource, ...] = ("held_out", "val", "test")
+_BATCH_SIZE = 128
 
 
 class Sets(NamedTuple):
@@ -27,7 +27,7 @@ class Sets(NamedTuple):
     test: LabelledDataset
 
 
-class NoisyLabelDataModule(LightningDataModule):
+class NoisyLabelDataModule(LightningDataModule, ABC):
     """A data module with a clean reference set beside train, validation and test.
 
     Subclass it for data of your own: give ``num_classes`` and :meth:`make_sets`. The reference,
@@ -35,67 +35,59 @@ class NoisyLabelDataModule(LightningDataModule):
     is disjoint from training.
 
     Args:
-        reference_size: Samples (int) or share (float) held out as reference.
-        val_size: Samples (int) or share (float) held out for validation; 0 for no validation.
-        train_size: Samples (int) or share (float) of the remaining training part that are used;
-            None for all.
-        split_seed: Seed of the draw that holds samples out.
-        reference_source: ``"held_out"`` takes the held-out part; ``"val"`` takes the validation
-            set; ``"test"`` takes the *test* set, as runs in the literature do that train on all
-            samples: its accuracy is then no longer that of unseen data.
-        batch_size: Samples per training batch.
-        eval_batch_size: Samples per batch elsewhere; None for ``batch_size``.
-        num_workers: Processes that load; 0 loads in the main process.
-        pin_memory: Whether batches are put into pinned memory, for faster copies to a GPU.
+        split: Which samples are held out of training. What it leaves open is ``own_split``'s.
+        loading: How samples become batches. What it leaves open is ``own_loading``'s.
 
     Raises:
-        ValueError: If a value is out of range.
+        TypeError: If a value is of the wrong kind.
+
+    Attributes:
+        own_split: The sizes of this data set where ``split`` gives none.
+        own_loading: The batch size (else 128) and workers (else 0) where ``loading`` gives none.
+        batch_size: Samples per training batch. Here, beside ``loading``, because Lightning's
+            ``BatchSizeFinder`` sets an attribute of this name.
+
+    Example:
+        >>> from lightning_alignprune.data import InMemoryDataset
+        >>> class Toy(NoisyLabelDataModule):
+        ...     num_classes = 2
+        ...
+        ...     def make_sets(self):
+        ...         labels = torch.arange(20) % 2
+        ...         reference, val, rest = self.split.hold_out("Toy", len(labels))
+        ...         parts = self.split.subset("Toy", rest), reference, val, None
+        ...         return Sets(*(InMemoryDataset(labels, labels, part, labels) for part in parts))
+        >>> toy = Toy(split=Split(reference_size=4, val_size=0.1), loading=Loading(batch_size=8))
+        >>> toy.setup()
+        >>> [len(part) for part in toy.sets], [len(y) for _, y in toy.train_dataloader()]
+        ([14, 4, 2, 20], [8, 6])
     """
 
     num_classes: int
+    own_split: Split = Split(reference_size=1000, val_size=1000)
+    own_loading: Loading = Loading()
+
+    def __new__(cls, *args: Any, **kwargs: Any) -> Self:
+        """Say how to write an argument that was moved into ``split`` or ``loading``."""
+        taken = signature(cls.__init__).parameters
+        check_not_moved(cls.__name__, {k: v for k, v in kwargs.items() if k not in taken})
+        return super().__new__(cls)
 
     def __init__(
         self,
         *,
-        reference_size: Size = 1000,
-        val_size: Size = 1000,
-        train_size: Size | None = None,
-        split_seed: int = 0,
-        reference_source: ReferenceSource = "held_out",
-        batch_size: int = 128,
-        eval_batch_size: int | None = None,
-        num_workers: int = 0,
-        pin_memory: bool = False,
+        split: Split = Split(),  # noqa: B008 - frozen
+        loading: Loading = Loading(),  # noqa: B008 - frozen
     ) -> None:
         super().__init__()
         owner = type(self).__name__
-        check_choice(owner, "reference_source", reference_source, REFERENCE_SOURCES)
-        remedy = "Give a number of samples."
-        check_number(owner, "batch_size", batch_size, low=1, integer=True, remedy=remedy)
-        if eval_batch_size is not None:
-            check_number(
-                owner, "eval_batch_size", eval_batch_size, low=1, integer=True, remedy=remedy
-            )
-        check_number(
-            owner,
-            "num_workers",
-            num_workers,
-            low=0,
-            integer=True,
-            remedy="0 loads in the main process.",
-        )
-        check_number(
-            owner, "split_seed", split_seed, low=0, integer=True, remedy="Any int will do."
-        )
-        self.reference_size = reference_size
-        self.val_size = val_size
-        self.train_size = train_size
-        self.split_seed = split_seed
-        self.reference_source = reference_source
-        self.batch_size = batch_size
-        self.eval_batch_size = eval_batch_size
-        self.num_workers = num_workers
-        self.pin_memory = pin_memory
+        remedy = "Pass split=Split(reference_size=..., val_size=...)."
+        split = check_instance(owner, "split", split, Split, remedy=remedy)
+        remedy = "Pass loading=Loading(batch_size=...)."
+        loading = check_instance(owner, "loading", loading, Loading, remedy=remedy)
+        self.split = completed(split, self.own_split)
+        self.loading = completed(loading, self.own_loading)
+        self.batch_size = self.loading.batch_size or _BATCH_SIZE
         self._sets: Sets | None = None
 
     @abstractmethod
@@ -153,9 +145,9 @@ class NoisyLabelDataModule(LightningDataModule):
             "held_out": self.sets.reference,
             "val": self.sets.val,
             "test": self.sets.test,
-        }[self.reference_source]
+        }[self.split.reference_source]
         if source is None or len(source) == 0:
-            size = "val_size" if self.reference_source == "val" else "reference_size"
+            size = "val_size" if self.split.reference_source == "val" else "reference_size"
             raise MisconfigurationException(
                 f"{type(self).__name__}: expected samples for a reference set, got none. Set "
                 f"{size} above 0, or choose another reference_source."
@@ -174,11 +166,13 @@ class NoisyLabelDataModule(LightningDataModule):
         return self._loader(self.sets.test)
 
     def _loader(self, dataset: LabelledDataset, is_train: bool = False) -> DataLoader[Any]:
+        num_workers = self.loading.num_workers or 0
+        eval_batch_size = self.loading.eval_batch_size or self.batch_size
         return DataLoader(
             dataset,
-            batch_size=self.batch_size if is_train else self.eval_batch_size or self.batch_size,
+            batch_size=self.batch_size if is_train else eval_batch_size,
             shuffle=is_train,
-            num_workers=self.num_workers,
-            pin_memory=self.pin_memory and torch.cuda.is_available(),
-            persistent_workers=self.num_workers > 0,
+            num_workers=num_workers,
+            pin_memory=self.loading.pin_memory and torch.cuda.is_available(),
+            persistent_workers=num_workers > 0,
         )

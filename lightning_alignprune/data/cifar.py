@@ -7,18 +7,25 @@ import torch
 from torch import Tensor, nn
 from typing_extensions import override
 
+from lightning_alignprune._checks import (
+    check_bool,
+    check_floats,
+    check_instance,
+    check_path,
+)
 from lightning_alignprune._extras import require
-from lightning_alignprune.data.base import NoisyLabelDataModule, ReferenceSource, Sets
+from lightning_alignprune.data.base import NoisyLabelDataModule, Sets
 from lightning_alignprune.data.datasets import InMemoryDataset
 from lightning_alignprune.data.noise import LabelNoise
 from lightning_alignprune.data.readers.jpeg_archive import read_jpeg_archive
-from lightning_alignprune.data.splits import Size, hold_out, subset
+from lightning_alignprune.data.settings import Loading, Split
 from lightning_alignprune.data.transforms import (
     CIFAR_MEAN,
     CIFAR_STD,
     BatchCropFlip,
     Channels,
     normalised,
+    transforms_of,
 )
 
 _HUMAN = "https://github.com/UCSC-REAL/cifar-10-100n"
@@ -45,20 +52,15 @@ class CIFAR10DataModule(NoisyLabelDataModule):
         train_transform: Replaces shift, mirror and normalisation; takes one uint8 image
             (3, 32, 32).
         eval_transform: Replaces normalisation outside training; takes one such image.
-        reference_size: Clean samples held out as reference: a count or a share.
-        val_size: Clean samples held out for validation: a count or a share.
-        train_size: How many of the remaining samples are used; None for all.
-        split_seed: Seed of the draw that holds samples out.
-        reference_source: ``"held_out"``, ``"val"`` or, if you say so, ``"test"``.
-        batch_size: Samples per training batch.
-        eval_batch_size: Samples per batch elsewhere; None for ``batch_size``.
-        num_workers: Processes that load.
-        pin_memory: Whether batches are put into pinned memory.
+        split: Which samples are held out of training: 1,000 as reference and 1,000 for
+            validation, unless it says otherwise.
+        loading: How samples become batches.
 
     Raises:
         ModuleNotFoundError: If torchvision is not installed.
         FileNotFoundError: In ``setup``, if files are missing; says what to fetch and where to put
             it.
+        TypeError: If a value is of the wrong kind.
         ValueError: If a value is out of range, or label file and images do not belong together.
 
     Example:
@@ -86,35 +88,28 @@ class CIFAR10DataModule(NoisyLabelDataModule):
         std: Channels = CIFAR_STD,
         train_transform: nn.Module | None = None,
         eval_transform: nn.Module | None = None,
-        reference_size: Size = 1000,
-        val_size: Size = 1000,
-        train_size: Size | None = None,
-        split_seed: int = 0,
-        reference_source: ReferenceSource = "held_out",
-        batch_size: int = 128,
-        eval_batch_size: int | None = None,
-        num_workers: int = 0,
-        pin_memory: bool = False,
+        split: Split = Split(),  # noqa: B008 - frozen
+        loading: Loading = Loading(),  # noqa: B008 - frozen
     ) -> None:
-        super().__init__(
-            reference_size=reference_size,
-            val_size=val_size,
-            train_size=train_size,
-            split_seed=split_seed,
-            reference_source=reference_source,
-            batch_size=batch_size,
-            eval_batch_size=eval_batch_size,
-            num_workers=num_workers,
-            pin_memory=pin_memory,
+        super().__init__(split=split, loading=loading)
+        owner = type(self).__name__
+        require("torchvision", "vision", owner)
+        self.data_dir = check_path(owner, "data_dir", data_dir, remedy="Name a folder.")
+        remedy = "Pass noise=LabelNoise(...)."
+        self.noise = check_instance(owner, "noise", noise, LabelNoise, remedy=remedy)
+        remedy = "Name an .npz file, or None for the official files."
+        self.jpeg_archive = (
+            None
+            if jpeg_archive is None
+            else check_path(owner, "jpeg_archive", jpeg_archive, remedy=remedy)
         )
-        require("torchvision", "vision", type(self).__name__)
-        self.data_dir = data_dir
-        self.noise = noise
-        self.jpeg_archive = jpeg_archive
-        self.download = download
-        self.mean, self.std = mean, std
-        self.train_transform = train_transform
-        self.eval_transform = eval_transform
+        self.download = check_bool(owner, "download", download)
+        remedy = "Give one number per channel."
+        self.mean = check_floats(owner, "mean", mean, length=3, remedy=remedy)
+        self.std = check_floats(owner, "std", std, above=0, length=3, remedy=remedy)
+        self.train_transform, self.eval_transform = transforms_of(
+            owner, train_transform, eval_transform
+        )
 
     @override
     def prepare_data(self) -> None:
@@ -138,14 +133,8 @@ class CIFAR10DataModule(NoisyLabelDataModule):
             Path(self.data_dir) / self._label_file,
             f"Download {self._label_file} from {_HUMAN} (folder data) into {self.data_dir}.",
         )
-        reference, val, rest = hold_out(
-            owner,
-            len(clean),
-            self.split_seed,
-            reference_size=self.reference_size,
-            val_size=self.val_size,
-        )
-        train = subset(owner, rest, self.train_size, self.split_seed)
+        reference, val, rest = self.split.hold_out(owner, len(clean))
+        train = self.split.subset(owner, rest)
         augment, plain = self._transforms()
         is_own, is_own_eval = self.train_transform is not None, self.eval_transform is not None
         return Sets(

@@ -6,9 +6,9 @@ import torch
 from torch import nn
 from typing_extensions import override
 
-from lightning_alignprune._checks import check_number
+from lightning_alignprune._checks import check_int, check_path, message
 from lightning_alignprune._extras import require
-from lightning_alignprune.data.base import NoisyLabelDataModule, ReferenceSource, Sets
+from lightning_alignprune.data.base import NoisyLabelDataModule, Sets
 from lightning_alignprune.data.datasets import ImageFileDataset, packed_paths
 from lightning_alignprune.data.readers.image_lists import (
     check_image,
@@ -16,8 +16,8 @@ from lightning_alignprune.data.readers.image_lists import (
     read_keys,
     read_labels,
 )
-from lightning_alignprune.data.splits import Size, hold_out, subset
-from lightning_alignprune.data.transforms import resized_eval, resized_train
+from lightning_alignprune.data.settings import Loading, Split
+from lightning_alignprune.data.transforms import resized_eval, resized_train, transforms_of
 
 _OWNER = "Clothing1MDataModule"
 _ADVICE = (
@@ -41,21 +41,16 @@ class Clothing1MDataModule(NoisyLabelDataModule):
         train_transform: Replaces resizing, mirror, random crop and normalisation; takes a PIL
             image.
         eval_transform: Replaces resizing, centre crop and normalisation; takes a PIL image.
-        reference_size: Samples of the clean validation part for the reference: a count or a
-            share. The remaining ones validate.
-        train_size: How many training samples are used; None for all.
-        split_seed: Seed of the draw that divides the validation part.
-        reference_source: ``"held_out"``, ``"val"`` or, if you say so, ``"test"``.
-        batch_size: Samples per training batch.
-        eval_batch_size: Samples per batch elsewhere; None for ``batch_size``.
-        num_workers: Processes that read and decode.
-        pin_memory: Whether batches are put into pinned memory.
+        split: What the clean images are for: half of the validation part is the reference, unless
+            it says otherwise. The rest of it validates, so ``val_size`` stays None.
+        loading: How samples become batches: of 32, by 4 workers, unless it says otherwise.
 
     Raises:
         ModuleNotFoundError: If torchvision is not installed.
         FileNotFoundError: In ``setup``, if files are missing; says what to fetch and where to put
             it.
-        ValueError: If a value is out of range or a list is damaged.
+        TypeError: If a value is of the wrong kind.
+        ValueError: If a value is out of range, ``val_size`` is given, or a list is damaged.
 
     Example:
         >>> data = Clothing1MDataModule()
@@ -69,38 +64,29 @@ class Clothing1MDataModule(NoisyLabelDataModule):
         *("Jacket", "Downcoat", "Suit", "Shawl", "Dress", "Vest", "Underwear"),
     )
 
+    own_split = Split(reference_size=0.5, val_size=0)
+    own_loading = Loading(32, num_workers=4)
+
     def __init__(
         self,
         data_dir: str = "data/clothing1m",
         image_size: int = 224,
         train_transform: nn.Module | None = None,
         eval_transform: nn.Module | None = None,
-        reference_size: Size = 0.5,
-        train_size: Size | None = None,
-        split_seed: int = 0,
-        reference_source: ReferenceSource = "held_out",
-        batch_size: int = 32,
-        eval_batch_size: int | None = None,
-        num_workers: int = 4,
-        pin_memory: bool = False,
+        split: Split = Split(),  # noqa: B008 - frozen
+        loading: Loading = Loading(),  # noqa: B008 - frozen
     ) -> None:
-        super().__init__(
-            reference_size=reference_size,
-            val_size=0,  # what the reference leaves over
-            train_size=train_size,
-            split_seed=split_seed,
-            reference_source=reference_source,
-            batch_size=batch_size,
-            eval_batch_size=eval_batch_size,
-            num_workers=num_workers,
-            pin_memory=pin_memory,
-        )
+        super().__init__(split=split, loading=loading)
         require("torchvision", "vision", _OWNER)
-        check_number(_OWNER, "image_size", image_size, low=8, integer=True, remedy="224 is usual.")
-        self.data_dir = data_dir
-        self.image_size = image_size
-        self.train_transform = train_transform
-        self.eval_transform = eval_transform
+        if split.val_size:
+            remedy = "Leave it out: what the reference leaves over validates."
+            raise ValueError(message(_OWNER, "val_size", "to be None", split.val_size, remedy))
+        self.data_dir = check_path(_OWNER, "data_dir", data_dir, remedy="Name a folder.")
+        remedy = "224 is usual."
+        self.image_size = check_int(_OWNER, "image_size", image_size, low=8, remedy=remedy)
+        self.train_transform, self.eval_transform = transforms_of(
+            _OWNER, train_transform, eval_transform
+        )
 
     @override
     def make_sets(self) -> Sets:
@@ -108,14 +94,8 @@ class Clothing1MDataModule(NoisyLabelDataModule):
         paths, noisy = self._read("noisy_train_key_list.txt", "noisy_label_kv.txt")
         val_paths, val_labels = self._read("clean_val_key_list.txt", "clean_label_kv.txt")
         test_paths, test_labels = self._read("clean_test_key_list.txt", "clean_label_kv.txt")
-        reference, _, val = hold_out(
-            _OWNER,
-            len(val_labels),
-            self.split_seed,
-            reference_size=self.reference_size,
-            val_size=0,
-        )
-        train = subset(_OWNER, torch.arange(len(noisy)), self.train_size, self.split_seed)
+        reference, _, val = self.split.hold_out(_OWNER, len(val_labels))
+        train = self.split.subset(_OWNER, torch.arange(len(noisy)))
         augment = self.train_transform or resized_train(self.image_size, squash=False)
         plain = self.eval_transform or resized_eval(self.image_size, squash=False)
         packed = packed_paths(val_paths)

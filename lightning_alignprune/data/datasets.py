@@ -4,7 +4,7 @@ Legend: ``N`` samples of this dataset, ``M`` samples of the official part it was
 """
 
 import os
-from abc import abstractmethod
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,7 @@ from typing_extensions import override
 Transform = Callable[[Any], Any]
 
 
-class LabelledDataset(Dataset[tuple[Any, int]]):
+class LabelledDataset(Dataset[tuple[Any, int]], ABC):
     """Samples of an official part of a data set, in its order, with their labels.
 
     Args:

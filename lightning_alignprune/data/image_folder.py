@@ -7,14 +7,14 @@ import torch
 from torch import Tensor, nn
 from typing_extensions import override
 
-from lightning_alignprune._checks import check_number, message
+from lightning_alignprune._checks import check_instance, check_int, check_path, message
 from lightning_alignprune._extras import require
-from lightning_alignprune.data.base import NoisyLabelDataModule, ReferenceSource, Sets
+from lightning_alignprune.data.base import NoisyLabelDataModule, Sets
 from lightning_alignprune.data.datasets import ImageFileDataset, packed_paths
 from lightning_alignprune.data.noise import LabelNoise
 from lightning_alignprune.data.readers._progress import progress
-from lightning_alignprune.data.splits import Size, hold_out, subset
-from lightning_alignprune.data.transforms import imagenet_eval, imagenet_train
+from lightning_alignprune.data.settings import Loading, Split
+from lightning_alignprune.data.transforms import imagenet_eval, imagenet_train, transforms_of
 
 _OWNER = "ImageFolderDataModule"
 
@@ -35,19 +35,14 @@ class ImageFolderDataModule(NoisyLabelDataModule):
         image_size: Side of the square images that the model gets, at least 8.
         train_transform: Replaces random resized crop, mirror and normalisation; takes a PIL image.
         eval_transform: Replaces resizing, centre crop and normalisation; takes a PIL image.
-        reference_size: Clean samples held out as reference: a count or a share.
-        val_size: Clean samples held out for validation: a count or a share.
-        train_size: How many of the remaining samples are used; None for all.
-        split_seed: Seed of the draw that holds samples out.
-        reference_source: ``"held_out"``, ``"val"`` or, if you say so, ``"test"``.
-        batch_size: Samples per training batch.
-        eval_batch_size: Samples per batch elsewhere; None for ``batch_size``.
-        num_workers: Processes that read and decode.
-        pin_memory: Whether batches are put into pinned memory.
+        split: Which samples are held out of training: a hundredth of them as reference and a
+            hundredth for validation, unless it says otherwise.
+        loading: How samples become batches: by 4 workers, unless it says otherwise.
 
     Raises:
         ModuleNotFoundError: If torchvision is not installed.
         FileNotFoundError: In ``setup``, if folders are missing.
+        TypeError: If a value is of the wrong kind.
         ValueError: If a value is out of range, or a test class does not occur in training.
 
     Example:
@@ -55,6 +50,9 @@ class ImageFolderDataModule(NoisyLabelDataModule):
         >>> data.test_folder
         'val'
     """
+
+    own_split = Split(reference_size=0.01, val_size=0.01)
+    own_loading = Loading(num_workers=4)
 
     def __init__(
         self,
@@ -65,36 +63,22 @@ class ImageFolderDataModule(NoisyLabelDataModule):
         image_size: int = 224,
         train_transform: nn.Module | None = None,
         eval_transform: nn.Module | None = None,
-        reference_size: Size = 0.01,
-        val_size: Size = 0.01,
-        train_size: Size | None = None,
-        split_seed: int = 0,
-        reference_source: ReferenceSource = "held_out",
-        batch_size: int = 128,
-        eval_batch_size: int | None = None,
-        num_workers: int = 4,
-        pin_memory: bool = False,
+        split: Split = Split(),  # noqa: B008 - frozen
+        loading: Loading = Loading(),  # noqa: B008 - frozen
     ) -> None:
-        super().__init__(
-            reference_size=reference_size,
-            val_size=val_size,
-            train_size=train_size,
-            split_seed=split_seed,
-            reference_source=reference_source,
-            batch_size=batch_size,
-            eval_batch_size=eval_batch_size,
-            num_workers=num_workers,
-            pin_memory=pin_memory,
-        )
+        super().__init__(split=split, loading=loading)
         require("torchvision", "vision", _OWNER)
-        check_number(_OWNER, "image_size", image_size, low=8, integer=True, remedy="224 is usual.")
-        self.data_dir = data_dir
-        self.noise = noise
-        self.train_folder = train_folder
-        self.test_folder = test_folder
-        self.image_size = image_size
-        self.train_transform = train_transform
-        self.eval_transform = eval_transform
+        self.data_dir = check_path(_OWNER, "data_dir", data_dir, remedy="Name a folder.")
+        remedy = "Pass noise=LabelNoise(...)."
+        self.noise = check_instance(_OWNER, "noise", noise, LabelNoise, remedy=remedy)
+        remedy = "Name a folder below data_dir."
+        self.train_folder = check_path(_OWNER, "train_folder", train_folder, remedy=remedy)
+        self.test_folder = check_path(_OWNER, "test_folder", test_folder, remedy=remedy)
+        remedy = "224 is usual."
+        self.image_size = check_int(_OWNER, "image_size", image_size, low=8, remedy=remedy)
+        self.train_transform, self.eval_transform = transforms_of(
+            _OWNER, train_transform, eval_transform
+        )
         self._class_names: tuple[str, ...] | None = None
 
     @property
@@ -128,14 +112,8 @@ class ImageFolderDataModule(NoisyLabelDataModule):
         paths, clean = scan_folders(train_root, self.class_names)
         test_paths, test_labels = scan_folders(test_root, self.class_names)
         labels, _ = self.noise.apply(clean, self.num_classes)
-        reference, val, rest = hold_out(
-            _OWNER,
-            len(clean),
-            self.split_seed,
-            reference_size=self.reference_size,
-            val_size=self.val_size,
-        )
-        train = subset(_OWNER, rest, self.train_size, self.split_seed)
+        reference, val, rest = self.split.hold_out(_OWNER, len(clean))
+        train = self.split.subset(_OWNER, rest)
         augment = self.train_transform or imagenet_train(self.image_size)
         plain = self.eval_transform or imagenet_eval(self.image_size)
         packed = packed_paths(paths)

@@ -1,25 +1,31 @@
 """20 Newsgroups as text features: TF-IDF, reduced by a truncated SVD."""
 
-from collections.abc import Callable
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor
 from typing_extensions import override
 
-from lightning_alignprune._checks import check_choice, check_number
+from lightning_alignprune._checks import (
+    check_bool,
+    check_choice,
+    check_instance,
+    check_int,
+    check_path,
+)
 from lightning_alignprune._extras import require
-from lightning_alignprune.data.base import NoisyLabelDataModule, ReferenceSource, Sets
+from lightning_alignprune.data.base import NoisyLabelDataModule, Sets
 from lightning_alignprune.data.datasets import InMemoryDataset
 from lightning_alignprune.data.noise import LabelNoise
 from lightning_alignprune.data.readers._progress import progress
-from lightning_alignprune.data.splits import Size, hold_out, subset
+from lightning_alignprune.data.settings import Loading, Split
 
 _OWNER = "NewsDataModule"
 _OFFICIAL = "https://scikit-learn.org/stable/datasets/real_world.html"
 
 GROUP_NAMES = ("alt", "comp", "misc", "rec", "sci", "soc", "talk")
 NewsClasses = Literal["topics", "groups"]
+NEWS_CLASSES: tuple[NewsClasses, ...] = get_args(NewsClasses)
 
 
 class NewsDataModule(NoisyLabelDataModule):
@@ -39,19 +45,14 @@ class NewsDataModule(NoisyLabelDataModule):
         num_features: Dimensions after the SVD; None keeps the ``num_terms`` TF-IDF values, as a
             dense tensor: about 0.9 GB for training with 20,000 terms.
         download: Let scikit-learn fetch the texts, checksum included, if they are missing.
-        reference_size: Clean samples held out as reference: a count or a share.
-        val_size: Clean samples held out for validation: a count or a share.
-        train_size: How many of the remaining samples are used; None for all.
-        split_seed: Seed of the draw that holds samples out.
-        reference_source: ``"held_out"``, ``"val"`` or, if you say so, ``"test"``.
-        batch_size: Samples per training batch.
-        eval_batch_size: Samples per batch elsewhere; None for ``batch_size``.
-        num_workers: Processes that load.
-        pin_memory: Whether batches are put into pinned memory.
+        split: Which samples are held out of training: 1,000 as reference and 1,000 for
+            validation, unless it says otherwise.
+        loading: How samples become batches.
 
     Raises:
         ModuleNotFoundError: If scikit-learn is not installed.
         FileNotFoundError: In ``setup``, if the texts are missing.
+        TypeError: If a value is of the wrong kind.
         ValueError: If a value is out of range.
 
     Note:
@@ -71,48 +72,24 @@ class NewsDataModule(NoisyLabelDataModule):
         num_terms: int = 20_000,
         num_features: int | None = 300,
         download: bool = False,
-        reference_size: Size = 1000,
-        val_size: Size = 1000,
-        train_size: Size | None = None,
-        split_seed: int = 0,
-        reference_source: ReferenceSource = "held_out",
-        batch_size: int = 128,
-        eval_batch_size: int | None = None,
-        num_workers: int = 0,
-        pin_memory: bool = False,
+        split: Split = Split(),  # noqa: B008 - frozen
+        loading: Loading = Loading(),  # noqa: B008 - frozen
     ) -> None:
-        super().__init__(
-            reference_size=reference_size,
-            val_size=val_size,
-            train_size=train_size,
-            split_seed=split_seed,
-            reference_source=reference_source,
-            batch_size=batch_size,
-            eval_batch_size=eval_batch_size,
-            num_workers=num_workers,
-            pin_memory=pin_memory,
-        )
+        super().__init__(split=split, loading=loading)
         require("sklearn", "examples", _OWNER)
-        check_choice(_OWNER, "classes", classes, ("topics", "groups"))
-        check_number(_OWNER, "num_terms", num_terms, low=2, integer=True, remedy="20000 is usual.")
-        if num_features is not None:
-            check_number(
-                _OWNER,
-                "num_features",
-                num_features,
-                low=1,
-                high=num_terms,
-                integer=True,
-                remedy="It reduces num_terms; None turns the SVD off.",
-            )
-        self.data_dir = data_dir
-        self.noise = noise
-        self.classes = classes
+        self.data_dir = check_path(_OWNER, "data_dir", data_dir, remedy="Name a folder.")
+        remedy = "Pass noise=LabelNoise(...)."
+        self.noise = check_instance(_OWNER, "noise", noise, LabelNoise, remedy=remedy)
+        self.classes = check_choice(_OWNER, "classes", classes, NEWS_CLASSES)
         self.num_classes = 20 if classes == "topics" else len(GROUP_NAMES)
         self.class_names: tuple[str, ...] = () if classes == "topics" else GROUP_NAMES
-        self.num_terms = num_terms
-        self.num_features = num_features
-        self.download = download
+        remedy = "20000 is usual."
+        self.num_terms = check_int(_OWNER, "num_terms", num_terms, low=2, remedy=remedy)
+        remedy, most = "It reduces num_terms; None turns the SVD off.", self.num_terms
+        self.num_features = check_int(
+            _OWNER, "num_features", num_features, low=1, high=most, optional=True, remedy=remedy
+        )
+        self.download = check_bool(_OWNER, "download", download)
 
     @override
     def prepare_data(self) -> None:
@@ -132,14 +109,8 @@ class NewsDataModule(NoisyLabelDataModule):
             train_texts, test_texts, self.num_terms, self.num_features
         )
         labels, _ = self.noise.apply(clean, self.num_classes)
-        reference, val, rest = hold_out(
-            _OWNER,
-            len(clean),
-            self.split_seed,
-            reference_size=self.reference_size,
-            val_size=self.val_size,
-        )
-        train = subset(_OWNER, rest, self.train_size, self.split_seed)
+        reference, val, rest = self.split.hold_out(_OWNER, len(clean))
+        train = self.split.subset(_OWNER, rest)
         return Sets(
             InMemoryDataset(inputs, labels, train, clean),
             InMemoryDataset(inputs, clean, reference, clean),
@@ -193,15 +164,19 @@ def text_features(
     vectorizer = text.TfidfVectorizer(
         max_features=num_terms, sublinear_tf=True, stop_words="english"
     )
-    steps: list[Callable[[Any], Any]] = [
-        lambda _: (vectorizer.fit_transform(train_texts), vectorizer.transform(test_texts))
-    ]
-    if num_features is None:
-        steps.append(lambda both: tuple(part.toarray() for part in both))
-    else:
+
+    def terms(texts: Any) -> Any:
+        return vectorizer.fit_transform(texts[0]), vectorizer.transform(texts[1])
+
+    def dense(both: Any) -> Any:
+        return tuple(part.toarray() for part in both)
+
+    def reduced(both: Any) -> Any:
         svd = decomposition.TruncatedSVD(num_features, random_state=0)
-        steps.append(lambda both: (svd.fit_transform(both[0]), svd.transform(both[1])))
-    both: Any = None
+        return svd.fit_transform(both[0]), svd.transform(both[1])
+
+    both: Any = (train_texts, test_texts)
+    steps = [terms, dense if num_features is None else reduced]
     for step in progress(steps, "Turning texts into features"):
         both = step(both)
     train, test = (torch.from_numpy(part).to(torch.float32) for part in both)

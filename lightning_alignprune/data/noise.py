@@ -7,7 +7,14 @@ from typing import Literal, get_args
 import torch
 from torch import Tensor
 
-from lightning_alignprune._checks import check_choice, check_number, message
+from lightning_alignprune._checks import (
+    check_choice,
+    check_float,
+    check_int,
+    check_path,
+    message,
+    put,
+)
 from lightning_alignprune.data.readers.label_files import read_label_file
 from lightning_alignprune.functional.label_noise.by_name import (
     NOISE_MODELS,
@@ -48,6 +55,7 @@ class LabelNoise:
         file: The label file. None takes the data set's own, in its folder. Only for file labels.
 
     Raises:
+        TypeError: If a value is of the wrong kind.
         ValueError: If a value is out of range, or is set where it would have no effect.
 
     Example:
@@ -63,12 +71,14 @@ class LabelNoise:
     file: str | None = None
 
     def __post_init__(self) -> None:
-        check_choice("LabelNoise", "kind", self.kind, NOISE_KINDS)
-        check_number(
-            "LabelNoise", "rate", self.rate, low=0.0, high=1.0, remedy="It is a share of labels."
-        )
-        check_number(
-            "LabelNoise", "seed", self.seed, low=0, integer=True, remedy="Any int will do."
+        owner, share, name = "LabelNoise", "It is a share of labels.", "Name a file."
+        file = self.file
+        put(
+            self,
+            kind=check_choice(owner, "kind", self.kind, NOISE_KINDS),
+            rate=check_float(owner, "rate", self.rate, low=0, high=1, remedy=share),
+            seed=check_int(owner, "seed", self.seed, low=0, remedy="Any int from 0 on will do."),
+            file=None if file is None else check_path(owner, "file", file, remedy=name),
         )
         if not self.is_drawn and self.rate:
             remedy = "Its labels are what they are; leave rate out, or choose a noise model."

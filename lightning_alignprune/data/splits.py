@@ -1,5 +1,8 @@
 """Hold clean samples out: seeded, disjoint parts of one pool of samples."""
 
+import math
+from numbers import Integral, Real
+
 import torch
 from torch import Tensor
 
@@ -29,13 +32,27 @@ def resolve_size(owner: str, argument: str, size: Size, total: int) -> int:
         >>> resolve_size("MyData", "val_size", 0.1, 50), resolve_size("MyData", "val_size", 7, 50)
         (5, 7)
     """
-    constraint = f"to be an int in [0, {total}] (samples) or a float in [0, 1] (share)"
-    remedy = f"The pool has {total} samples."
-    if isinstance(size, bool) or not isinstance(size, (int, float)):
-        raise TypeError(message(owner, argument, constraint, size, remedy))
-    if not 0 <= size <= (total if isinstance(size, int) else 1):
-        raise ValueError(message(owner, argument, constraint, size, remedy))
+    size = check_size(owner, argument, size, total)
     return size if isinstance(size, int) else round(size * total)
+
+
+def check_size(owner: str, argument: str, size: object, total: int | None = None) -> Size:
+    """Return a size as a plain int, in [0, total], or float, in [0, 1].
+
+    Raises:
+        TypeError: If ``size`` is no number.
+        ValueError: If it is out of range.
+    """
+    most = "inf)" if total is None else f"{total}]"
+    constraint = f"to be an int in [0, {most} (samples) or a float in [0, 1] (share)"
+    remedy = "1 is one sample, 1.0 is all." if total is None else f"The pool has {total} samples."
+    if isinstance(size, bool) or not isinstance(size, Real):
+        raise TypeError(message(owner, argument, constraint, size, remedy))
+    plain: Size = int(size) if isinstance(size, Integral) else float(size)
+    largest = 1 if isinstance(plain, float) else math.inf if total is None else total
+    if not 0 <= plain <= largest:
+        raise ValueError(message(owner, argument, constraint, plain, remedy))
+    return plain
 
 
 def hold_out(

@@ -1,12 +1,13 @@
 """Image transforms: augmentation of a whole batch at once, and the recipes of the data sets."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from typing_extensions import override
 
-from lightning_alignprune._checks import check_number
+from lightning_alignprune._checks import check_callable, check_int
 from lightning_alignprune._extras import require
 
 CIFAR_MEAN = (0.5074, 0.4867, 0.4411)
@@ -28,7 +29,8 @@ class BatchCropFlip(nn.Module):
         padding: Largest shift in pixels, at least 0 and below the image's side.
 
     Raises:
-        ValueError: If ``padding`` is negative.
+        TypeError: If ``padding`` is no int.
+        ValueError: If it is negative.
 
     Shape:
         (B, C, H, W) to (B, C, H, W), dtype kept.
@@ -42,10 +44,8 @@ class BatchCropFlip(nn.Module):
 
     def __init__(self, padding: int = 4) -> None:
         super().__init__()
-        check_number(
-            "BatchCropFlip", "padding", padding, low=0, integer=True, remedy="0 only mirrors."
-        )
-        self.padding = padding
+        remedy = "0 only mirrors."
+        self.padding = check_int("BatchCropFlip", "padding", padding, low=0, remedy=remedy)
 
     @override
     def forward(self, images: Tensor) -> Tensor:
@@ -70,7 +70,20 @@ def _reflected(position: Tensor, size: int) -> Tensor:
     return torch.where(position >= size, 2 * (size - 1) - position, position)
 
 
-def normalised(mean: Channels, std: Channels, *before: Any) -> Any:
+def transforms_of(owner: str, train: Any, evaluation: Any) -> tuple[Any, Any]:
+    """Return a data module's own transforms, each a callable or None.
+
+    Raises:
+        TypeError: If one is something else.
+    """
+    remedy = "Pass a transform object, or None for the usual one."
+    return (
+        check_callable(owner, "train_transform", train, remedy=remedy),
+        check_callable(owner, "eval_transform", evaluation, remedy=remedy),
+    )
+
+
+def normalised(mean: Sequence[float], std: Sequence[float], *before: Any) -> Any:
     """Compose ``before``, conversion to float32 in [0, 1], and normalisation."""
     v2 = require("torchvision.transforms.v2", "vision", "data")
     as_float = v2.ToDtype(torch.float32, scale=True)

@@ -6,13 +6,13 @@ import torch
 from torch import nn
 from typing_extensions import override
 
-from lightning_alignprune._checks import check_number, message
+from lightning_alignprune._checks import check_int, check_path, message
 from lightning_alignprune._extras import require
-from lightning_alignprune.data.base import NoisyLabelDataModule, ReferenceSource, Sets
+from lightning_alignprune.data.base import NoisyLabelDataModule, Sets
 from lightning_alignprune.data.datasets import ImageFileDataset, packed_paths
 from lightning_alignprune.data.readers.image_lists import check_image, read_labels
-from lightning_alignprune.data.splits import Size, hold_out, subset
-from lightning_alignprune.data.transforms import resized_eval, resized_train
+from lightning_alignprune.data.settings import Loading, Split
+from lightning_alignprune.data.transforms import resized_eval, resized_train, transforms_of
 
 _OWNER = "WebVisionDataModule"
 _ADVICE = (
@@ -29,8 +29,8 @@ class WebVisionDataModule(NoisyLabelDataModule):
     ``info/train_filelist_google.txt`` and ``info/val_filelist.txt``. Nobody knows which training
     labels are wrong. The clean images, 50 per class, are the official validation part: reference
     and validation samples are taken from it, and the *test* part is what remains of it, so that
-    accuracy is that of unseen images. With ``reference_size=0, val_size=0`` the test part is the
-    whole validation part, as in published tables.
+    accuracy is that of unseen images. With ``Split(0, 0)`` the test part is the whole
+    validation part, as in published tables.
 
     Args:
         data_dir: Folder with ``info/``, ``google/`` and ``val_images_256/``.
@@ -39,27 +39,24 @@ class WebVisionDataModule(NoisyLabelDataModule):
         train_transform: Replaces squashing, mirror, padded crop and normalisation; takes a PIL
             image.
         eval_transform: Replaces squashing, centre crop and normalisation; takes a PIL image.
-        reference_size: Samples of the official validation part for the reference: a count or a
-            share.
-        val_size: Samples of it for validation: a count or a share.
-        train_size: How many training samples are used; None for all.
-        split_seed: Seed of the draw that divides the validation part.
-        reference_source: ``"held_out"``, ``"val"`` or, if you say so, ``"test"``.
-        batch_size: Samples per training batch.
-        eval_batch_size: Samples per batch elsewhere; None for ``batch_size``.
-        num_workers: Processes that read and decode.
-        pin_memory: Whether batches are put into pinned memory.
+        split: What the clean images are for: a fifth of the official validation part is the
+            reference and a fifth validates, unless it says otherwise.
+        loading: How samples become batches: of 32, by 4 workers, unless it says otherwise.
 
     Raises:
         ModuleNotFoundError: If torchvision is not installed.
         FileNotFoundError: In ``setup``, if files are missing; says what to fetch and where to put
             it.
+        TypeError: If a value is of the wrong kind.
         ValueError: If a value is out of range or a list is damaged.
 
     Example:
         >>> WebVisionDataModule().num_classes
         50
     """
+
+    own_split = Split(reference_size=0.2, val_size=0.2)
+    own_loading = Loading(32, num_workers=4)
 
     def __init__(
         self,
@@ -68,37 +65,19 @@ class WebVisionDataModule(NoisyLabelDataModule):
         image_size: int = 224,
         train_transform: nn.Module | None = None,
         eval_transform: nn.Module | None = None,
-        reference_size: Size = 0.2,
-        val_size: Size = 0.2,
-        train_size: Size | None = None,
-        split_seed: int = 0,
-        reference_source: ReferenceSource = "held_out",
-        batch_size: int = 32,
-        eval_batch_size: int | None = None,
-        num_workers: int = 4,
-        pin_memory: bool = False,
+        split: Split = Split(),  # noqa: B008 - frozen
+        loading: Loading = Loading(),  # noqa: B008 - frozen
     ) -> None:
-        super().__init__(
-            reference_size=reference_size,
-            val_size=val_size,
-            train_size=train_size,
-            split_seed=split_seed,
-            reference_source=reference_source,
-            batch_size=batch_size,
-            eval_batch_size=eval_batch_size,
-            num_workers=num_workers,
-            pin_memory=pin_memory,
-        )
+        super().__init__(split=split, loading=loading)
         require("torchvision", "vision", _OWNER)
-        check_number(
-            _OWNER, "first_classes", first_classes, low=2, integer=True, remedy="50 is usual."
+        self.data_dir = check_path(_OWNER, "data_dir", data_dir, remedy="Name a folder.")
+        remedy = "50 is usual."
+        self.num_classes = check_int(_OWNER, "first_classes", first_classes, low=2, remedy=remedy)
+        remedy = "224 is usual."
+        self.image_size = check_int(_OWNER, "image_size", image_size, low=8, remedy=remedy)
+        self.train_transform, self.eval_transform = transforms_of(
+            _OWNER, train_transform, eval_transform
         )
-        check_number(_OWNER, "image_size", image_size, low=8, integer=True, remedy="224 is usual.")
-        self.data_dir = data_dir
-        self.num_classes = first_classes
-        self.image_size = image_size
-        self.train_transform = train_transform
-        self.eval_transform = eval_transform
 
     @override
     def make_sets(self) -> Sets:
@@ -106,14 +85,8 @@ class WebVisionDataModule(NoisyLabelDataModule):
         paths, noisy = self._read(root / "info" / "train_filelist_google.txt", root)
         val_root = root / "val_images_256"
         val_paths, clean = self._read(root / "info" / "val_filelist.txt", val_root)
-        reference, val, test = hold_out(
-            _OWNER,
-            len(clean),
-            self.split_seed,
-            reference_size=self.reference_size,
-            val_size=self.val_size,
-        )
-        train = subset(_OWNER, torch.arange(len(noisy)), self.train_size, self.split_seed)
+        reference, val, test = self.split.hold_out(_OWNER, len(clean))
+        train = self.split.subset(_OWNER, torch.arange(len(noisy)))
         augment = self.train_transform or resized_train(self.image_size, squash=True, padding=4)
         plain = self.eval_transform or resized_eval(self.image_size, squash=True)
         packed = packed_paths(val_paths)

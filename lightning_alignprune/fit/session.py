@@ -166,7 +166,10 @@ class FitSession:
         self._full_batches = trainer.num_training_batches
         if self._callback.align_lr_schedules:
             self._lr = ScheduleAlignment(trainer, module, int(self._full_batches))
-        pruner = self.pruner = self.pruner or self._new_pruner(sampler)
+        if self.pruner is None:
+            self.pruner = self._new_pruner(sampler)
+            self._warn_if_too_short(self.pruner)
+        pruner = self.pruner
         if state is None:
             pruner.trajectories.clear_running()  # a crash may have left part of an epoch
         else:
@@ -206,6 +209,21 @@ class FitSession:
             keep_history=callback.keep_history,
             shard=sampler.shard,
         )
+
+    def _warn_if_too_short(self, pruner: Pruner) -> None:
+        trainer, schedule = self._fit.trainer, pruner.schedule
+        max_epochs, needed = trainer.max_epochs, pruner.score.min_observations
+        # With max_steps an epoch's number does not tell how far the run is.
+        if max_epochs in (None, -1) or trainer.max_steps != -1 or trainer.fast_dev_run:  # type: ignore[attr-defined]
+            return
+        if schedule.first_pruned_epoch(max_epochs, pruner.policy.finish, needed) is None:
+            rank_zero_warn(
+                f"{OWNER}: nothing will be pruned: max_epochs={max_epochs} leaves no epoch between "
+                f"the first one that can be ({max(schedule.start_epoch, needed)}, given "
+                f"{type(pruner.score).__name__} and start_epoch={schedule.start_epoch}) and the "
+                f"finish (stop_fraction={schedule.stop_fraction:g}). Train longer, or use a score "
+                "that needs fewer epochs."
+            )
 
     def _load(self, pruner: Pruner, state: dict[str, Any]) -> None:
         try:

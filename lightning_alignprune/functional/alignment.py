@@ -5,13 +5,17 @@ was not seen; NaN in the reference marks an epoch without a reference pass.
 """
 
 from collections.abc import Sequence
-from typing import Literal
+from typing import Literal, get_args
 
 import torch
 from torch import Tensor
 
+from lightning_alignprune._checks import check_choice, check_int
+
 Correlation = Literal["pearson", "cosine"]
+CORRELATIONS: tuple[Correlation, ...] = get_args(Correlation)
 Missing = Literal["observed", "carry"]
+MISSING: tuple[Missing, ...] = get_args(Missing)
 
 # T x chunk temporaries should stay in a CPU core's cache, and be small enough that the allocator
 # keeps their memory: fresh pages cost as much as the sums. A GPU wants few launches.
@@ -52,7 +56,9 @@ def alignment(
         or where either trajectory is flat.
 
     Raises:
-        ValueError: If the numbers of rows and of reference values differ.
+        TypeError: If an option is of the wrong kind.
+        ValueError: If an option is out of range, there is no row, or the numbers of rows and of
+            reference values differ.
 
     Example:
         >>> losses = torch.tensor([[2.2, 0.5], [1.4, 0.6], [1.1, 0.9], [0.4, 1.2]])
@@ -62,6 +68,10 @@ def alignment(
     Note:
         O(N * T) time; extra memory is one chunk of samples times T, not N times T. No host wait.
     """
+    owner, remedy = "alignment", "A correlation needs two points; 4 is the default."
+    correlation = check_choice(owner, "correlation", correlation, CORRELATIONS)
+    missing = check_choice(owner, "missing", missing, MISSING)
+    min_observations = check_int(owner, "min_observations", min_observations, low=2, remedy=remedy)
     if len(losses) != len(reference):
         raise ValueError(
             f"alignment: expected as many reference values as rows of losses, got "
@@ -84,7 +94,7 @@ def alignment(
         v = torch.stack([row[part] for row in rows]).float()
         if missing == "carry":
             _carry_forward(v, None if before is None else before[part])
-        score[part] = _align_chunk(v, u, has_reference, correlation, max(2, min_observations))
+        score[part] = _align_chunk(v, u, has_reference, correlation, min_observations)
     return score
 
 
@@ -114,6 +124,7 @@ def mean_trajectory(losses: Tensor | Sequence[Tensor]) -> Tensor:
 
 
 def _carry_forward(v: Tensor, before: Tensor | None) -> None:
+    """Put each sample's last seen loss, at first ``before``, in the place of every NaN."""
     last = v[0] if before is None else before.float()
     for row in v:
         torch.where(row.isnan(), last, row, out=row)

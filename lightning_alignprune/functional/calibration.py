@@ -14,6 +14,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from lightning_alignprune._checks import check_floats
+
 STRENGTHS = (1.0, 10.0, 100.0)
 NUM_FOLDS = 4
 _MOST_CLASSES_OF_A_MATRIX = 128
@@ -104,7 +106,8 @@ def calibrate(
         The map, the held-out losses and the strength.
 
     Raises:
-        ValueError: If the shapes do not fit or there is no sample.
+        TypeError: If ``strengths`` is no sequence of numbers.
+        ValueError: If the shapes do not fit, there is no sample, or no strength above 0.
 
     Example:
         >>> logits = torch.tensor([[4.0, 0.0], [4.0, 0.0], [0.0, 4.0], [0.0, 4.0]]).repeat(20, 1)
@@ -118,6 +121,10 @@ def calibrate(
         and 20 classes. Above 128 classes the map is one factor and one offset per class. Source:
         matrix and vector scaling (Guo et al., 2017), here shrunk towards the identity.
     """
+    remedy = "1, 10 and 100 are the defaults."
+    strengths = check_floats("calibrate", "strengths", strengths, above=0, remedy=remedy)
+    if not strengths:
+        raise ValueError("calibrate: expected strengths not to be empty, got (). Give 10.")
     if logits.ndim != 2 or labels.shape != logits.shape[:1] or not len(labels):
         raise ValueError(
             "calibrate: expected logits of shape (n, C) and labels of shape (n,) with n of at "
@@ -179,7 +186,8 @@ def _fit(
     penalty = penalty / used.sum(1).repeat(len(strengths)).clamp_min(1)
     change = torch.zeros(len(shares), *start.weight.shape, device=logits.device)
     bias = torch.zeros(len(shares), num_classes, device=logits.device)
-    change.requires_grad_(), bias.requires_grad_()
+    change.requires_grad_()
+    bias.requires_grad_()
     optimizer = torch.optim.LBFGS(
         [change, bias], max_iter=_MAX_ITERATIONS, line_search_fn="strong_wolfe"
     )

@@ -6,7 +6,7 @@ Legend: ``N`` samples, ``K`` chosen, ``d`` feature size, ``C`` classes.
 import torch
 from torch import Tensor
 
-from lightning_alignprune._checks import check_number
+from lightning_alignprune._checks import check_int
 
 
 def small_loss_subset(losses: Tensor, count: int, labels: Tensor | None = None) -> Tensor:
@@ -36,7 +36,7 @@ def small_loss_subset(losses: Tensor, count: int, labels: Tensor | None = None) 
     Note:
         One or two sorts of N numbers.
     """
-    check_number("small_loss_subset", "count", count, low=1, integer=True, remedy="Ten will do.")
+    count = check_int("small_loss_subset", "count", count, low=1, remedy="Ten will do.")
     order = losses.argsort(stable=True)
     order = order[losses[order].isfinite()]
     if labels is not None:
@@ -76,15 +76,8 @@ def moderate_subset(features: Tensor, labels: Tensor, count: int) -> Tensor:
     """
     owner = "moderate_subset"
     num_samples = len(features)
-    check_number(
-        owner,
-        "count",
-        count,
-        low=1,
-        high=num_samples,
-        integer=True,
-        remedy="It is the size of the subset.",
-    )
+    remedy = "It is the size of the subset."
+    count = check_int(owner, "count", count, low=1, high=num_samples, remedy=remedy)
     _check_lengths(owner, "labels", labels, num_samples)
     if not bool(features.isfinite().all()):
         first = int((~features.isfinite()).flatten(1).any(1).nonzero()[0])

@@ -12,6 +12,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from lightning_alignprune._checks import check_float, check_int
 from lightning_alignprune.functional.selection import AllReduce
 
 _NUM_BINS = 200
@@ -84,6 +85,11 @@ def _histogram(
     return (all_reduce(counts) if all_reduce else counts).double().cpu()
 
 
+def _check_max_wrong(owner: str, max_wrong: float) -> float:
+    remedy = "0.2 is the default; lower cuts more."
+    return check_float(owner, "max_wrong", max_wrong, above=0, below=1, remedy=remedy)
+
+
 def reference_cut(
     ranks: Tensor,
     num_reference: int,
@@ -118,6 +124,10 @@ def reference_cut(
     Returns:
         A threshold on the ranks; infinite where no excess stands out, as on clean labels.
 
+    Raises:
+        TypeError: If an option is of the wrong kind.
+        ValueError: If an option is out of range.
+
     Example:
         >>> right, wrong = torch.arange(6000) / 6000, 0.9 + torch.arange(4000) / 40000
         >>> cut = reference_cut(torch.cat([right, wrong]), num_reference=1000)
@@ -129,6 +139,16 @@ def reference_cut(
     Note:
         O(N) and one host synchronisation.
     """
+    owner = "reference_cut"
+    num_reference = check_int(
+        owner, "num_reference", num_reference, low=1, remedy="A cut needs a reference."
+    )
+    max_wrong = _check_max_wrong(owner, max_wrong)
+    remedy = "1 if the samples were not trained on."
+    head_start = check_float(owner, "head_start", head_start, low=1, remedy=remedy)
+    confidence = check_float(owner, "confidence", confidence, low=0, remedy="2 is the default.")
+    remedy = "0 asks for nothing."
+    least_pruned = check_float(owner, "least_pruned", least_pruned, low=0, high=1, remedy=remedy)
     counts = _histogram(ranks, 0.0, 1.0, _NUM_BINS, all_reduce)
     total = float(counts.sum())
     if total == 0:
@@ -170,6 +190,10 @@ def gaussian_cut(
     Returns:
         A threshold on the scores; minus infinite for no cut.
 
+    Raises:
+        TypeError: If ``max_wrong`` is no number.
+        ValueError: If it is out of range.
+
     Example:
         >>> scores = torch.cat([torch.randn(6000), torch.randn(4000) - 6])
         >>> cut = gaussian_cut(scores)
@@ -182,6 +206,7 @@ def gaussian_cut(
         O(N); the EM runs on a histogram of 200 bins. Range of the bins: four standard deviations
         around the mean; what lies outside counts in the outermost bins.
     """
+    max_wrong = _check_max_wrong("gaussian_cut", max_wrong)
     defined = scores[scores.isfinite()].double()
     moments = torch.stack([torch.ones_like(defined).sum(), defined.sum(), defined.square().sum()])
     count, first, second = (all_reduce(moments) if all_reduce else moments).tolist()

@@ -5,16 +5,18 @@ over the ranks that each hold a share of the samples; without it one process hol
 """
 
 from collections.abc import Callable
-from typing import Literal, NamedTuple
+from typing import Literal, NamedTuple, get_args
 
 import torch
 from torch import Tensor
 
+from lightning_alignprune._checks import check_choice, check_float
 from lightning_alignprune.functional._ordering import kth_smallest, ordered_keys
 from lightning_alignprune.functional.draws import sample_keys
 
 AllReduce = Callable[[Tensor], Tensor]
 Rescale = Literal["expectation", "none"]
+RESCALES: tuple[Rescale, ...] = get_args(Rescale)
 
 
 class Selection(NamedTuple):
@@ -166,6 +168,10 @@ def infobatch_selection(
     Returns:
         The selection; ``weights`` is None when all are 1.
 
+    Raises:
+        TypeError: If an option is of the wrong kind.
+        ValueError: If ``prune_probability`` is outside [0, 1] or ``rescale`` unknown.
+
     Example:
         >>> scores = torch.tensor([0.1, 0.2, 0.3, 0.4, 2.0])
         >>> kept, weights = infobatch_selection(scores, 0.5, torch.arange(5), seed=0, epoch=1)
@@ -175,12 +181,18 @@ def infobatch_selection(
     Note:
         O(N) expected time, O(N) extra memory; two host synchronisations.
     """
+    owner, remedy = "infobatch_selection", "0 drops nothing, 1 drops every low sample."
+    prune_probability = check_float(
+        owner, "prune_probability", prune_probability, low=0, high=1, remedy=remedy
+    )
+    rescale = check_choice(owner, "rescale", rescale, RESCALES)
     defined = ~scores.isnan()
     totals = torch.stack([scores.nansum(dtype=torch.float64), defined.sum(dtype=torch.float64)])
     total, count = (all_reduce(totals) if all_reduce else totals).tolist()
     low = scores < (total / count if count else float("nan"))
     num_low_here = low.sum()
     num_low = int(all_reduce(num_low_here) if all_reduce else num_low_here)
+    # (1 - 0.9) * 10 is 0.999... in binary; the user's 10 % of 10 is 1.
     num_stay = int((1.0 - prune_probability) * num_low + 1e-9)
     stay = draw_fixed_count(low, num_stay, indices, seed, epoch, all_reduce=all_reduce)
     kept = stay | ~low

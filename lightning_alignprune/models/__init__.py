@@ -1,4 +1,7 @@
-"""Networks and the recipe of the papers' runs, in a LightningModule that knows no pruning."""
+"""What is trained in the papers' runs, and by which recipe?
+
+A LightningModule that knows no pruning, its networks, optimizers and schedules.
+"""
 
 from lightning_alignprune.models.classifier import Classifier
 from lightning_alignprune.models.networks import (

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from torchmetrics.classification import MulticlassAccuracy
 from typing_extensions import override
 
-from lightning_alignprune._checks import check_number
+from lightning_alignprune._checks import check_bool, check_float, check_instance, check_int
 from lightning_alignprune.models.networks import network_by_name
 from lightning_alignprune.models.optimisation import OptimizerConfig, ScheduleConfig
 
@@ -29,6 +29,7 @@ class Classifier(LightningModule):
         schedule: How the learning rate moves.
 
     Raises:
+        TypeError: If a value is of the wrong kind.
         ValueError: If a value is out of range or a name unknown.
 
     Example:
@@ -47,24 +48,25 @@ class Classifier(LightningModule):
         schedule: ScheduleConfig = ScheduleConfig(),  # noqa: B008 - frozen
     ) -> None:
         super().__init__()
-        remedy = "0.1 in the papers' CIFAR recipe; 0 turns it off."
-        check_number(
-            "Classifier",
-            "label_smoothing",
-            label_smoothing,
-            low=0,
-            high=1,
-            high_open=True,
-            remedy=remedy,
+        owner, remedy = "Classifier", "0.1 in the papers' CIFAR recipe; 0 turns it off."
+        self.label_smoothing = check_float(
+            owner, "label_smoothing", label_smoothing, low=0, below=1, remedy=remedy
         )
         remedy = "A classifier needs two."
-        check_number("Classifier", "num_classes", num_classes, low=2, integer=True, remedy=remedy)
+        num_classes = check_int(owner, "num_classes", num_classes, low=2, remedy=remedy)
+        pretrained = check_bool(owner, "pretrained", pretrained)
         if isinstance(network, str):
             network = network_by_name(network, num_classes, pretrained)
-        self.network = network
-        self.label_smoothing = label_smoothing
-        self.optimizer_config = optimizer
-        self.schedule_config = schedule
+        remedy = "A network can also be given by name, such as 'small_cnn'."
+        self.network = check_instance(owner, "network", network, nn.Module, remedy=remedy)
+        remedy = "Pass optimizer=OptimizerConfig(lr=...)."
+        self.optimizer_config = check_instance(
+            owner, "optimizer", optimizer, OptimizerConfig, remedy=remedy
+        )
+        remedy = "Pass schedule=ScheduleConfig(...)."
+        self.schedule_config = check_instance(
+            owner, "schedule", schedule, ScheduleConfig, remedy=remedy
+        )
         self.val_accuracy = MulticlassAccuracy(num_classes, average="micro")
         self.test_accuracy = MulticlassAccuracy(num_classes, average="micro")
 

@@ -4,7 +4,7 @@ from collections.abc import Callable
 
 from torch import nn
 
-from lightning_alignprune._checks import check_number, message
+from lightning_alignprune._checks import check_bool, check_int, message
 from lightning_alignprune._extras import require
 
 _TORCHVISION = "torchvision/"
@@ -28,7 +28,7 @@ def cifar_resnet18(num_classes: int = 10) -> nn.Module:
         >>> sum(p.numel() for p in cifar_resnet18(10).parameters())
         11173962
     """
-    _check_classes("cifar_resnet18", num_classes)
+    num_classes = _check_classes("cifar_resnet18", num_classes)
     models = require("torchvision.models", "vision", "cifar_resnet18")
     network: nn.Module = models.resnet18(weights=None, num_classes=num_classes)
     network.conv1 = nn.Conv2d(3, 64, kernel_size=3, stride=1, padding=1, bias=False)
@@ -55,8 +55,8 @@ def small_cnn(num_classes: int = 10, width: int = 32) -> nn.Module:
         >>> small_cnn(num_classes=7)(torch.zeros(2, 3, 32, 32)).shape
         torch.Size([2, 7])
     """
-    _check_classes("small_cnn", num_classes)
-    check_number("small_cnn", "width", width, low=1, integer=True, remedy="32 is the default.")
+    num_classes = _check_classes("small_cnn", num_classes)
+    width = check_int("small_cnn", "width", width, low=1, remedy="32 is the default.")
     layers: list[nn.Module] = []
     channels = 3
     for out in (width, 2 * width, 4 * width):
@@ -82,9 +82,9 @@ def mlp3(num_classes: int = 20, num_features: int = 300, width: int = 300) -> nn
         >>> sum(p.numel() for p in mlp3(20).parameters())
         186620
     """
-    _check_classes("mlp3", num_classes)
-    for name, value in (("num_features", num_features), ("width", width)):
-        check_number("mlp3", name, value, low=1, integer=True, remedy="300 is the default.")
+    num_classes, remedy = _check_classes("mlp3", num_classes), "300 is the default."
+    num_features = check_int("mlp3", "num_features", num_features, low=1, remedy=remedy)
+    width = check_int("mlp3", "width", width, low=1, remedy=remedy)
     return nn.Sequential(
         nn.Linear(num_features, width),
         nn.Softsign(),
@@ -115,21 +115,20 @@ def torchvision_network(name: str, num_classes: int = 1000, pretrained: bool = F
         14
     """
     owner = "torchvision_network"
-    _check_classes(owner, num_classes)
+    num_classes = _check_classes(owner, num_classes)
+    pretrained = check_bool(owner, "pretrained", pretrained)
     models = require("torchvision.models", "vision", owner)
     known = models.list_models(module=models)
     if name not in known:
         remedy = f"Some of them: {', '.join(known[:3])}; torchvision.models.list_models() has all."
         raise ValueError(message(owner, "name", "to be one of torchvision's", name, remedy))
     network: nn.Module = models.get_model(name, weights="DEFAULT" if pretrained else None)
-    head = [path for path, layer in network.named_modules() if isinstance(layer, nn.Linear)][-1:]
-    if not head or list(network.named_modules())[-1][0] != head[0]:
+    path, head = list(network.named_modules())[-1]
+    if not isinstance(head, nn.Linear):
         remedy = "Build it yourself and pass the module."
         raise ValueError(message(owner, "name", "of a network with a linear head", name, remedy))
-    parent, _, attribute = head[0].rpartition(".")
-    old = network.get_submodule(head[0])
-    new = nn.Linear(int(old.in_features), num_classes)  # type: ignore[arg-type]
-    setattr(network.get_submodule(parent), attribute, new)
+    parent, _, attribute = path.rpartition(".")
+    setattr(network.get_submodule(parent), attribute, nn.Linear(head.in_features, num_classes))
     return network
 
 
@@ -162,6 +161,5 @@ def network_by_name(name: str, num_classes: int, pretrained: bool = False) -> nn
     return NETWORKS[name](num_classes)
 
 
-def _check_classes(owner: str, num_classes: int) -> None:
-    remedy = "A classifier needs two."
-    check_number(owner, "num_classes", num_classes, low=2, integer=True, remedy=remedy)
+def _check_classes(owner: str, num_classes: int) -> int:
+    return check_int(owner, "num_classes", num_classes, low=2, remedy="A classifier needs two.")

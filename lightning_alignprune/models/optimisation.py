@@ -9,7 +9,13 @@ from torch import nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
-from lightning_alignprune._checks import check_choice, check_number
+from lightning_alignprune._checks import (
+    check_bool,
+    check_choice,
+    check_float,
+    check_ints,
+    put,
+)
 from lightning_alignprune._extras import require
 
 OptimizerName = Literal["sgd", "adam", "adamw", "lars"]
@@ -32,6 +38,7 @@ class OptimizerConfig:
         nesterov: For SGD and LARS.
 
     Raises:
+        TypeError: If a value is of the wrong kind.
         ValueError: If a value is out of range.
 
     Example:
@@ -47,11 +54,15 @@ class OptimizerConfig:
 
     def __post_init__(self) -> None:
         owner = "OptimizerConfig"
-        check_choice(owner, "name", self.name, OPTIMIZERS)
-        check_number(owner, "lr", self.lr, low=0, low_open=True, remedy="0.1 is usual for SGD.")
-        remedy = "0 turns it off."
-        check_number(owner, "weight_decay", self.weight_decay, low=0, remedy=remedy)
-        check_number(owner, "momentum", self.momentum, low=0, high=1, high_open=True, remedy=remedy)
+        off = "0 turns it off."
+        put(
+            self,
+            name=check_choice(owner, "name", self.name, OPTIMIZERS),
+            lr=check_float(owner, "lr", self.lr, above=0, remedy="0.1 is usual for SGD."),
+            weight_decay=check_float(owner, "weight_decay", self.weight_decay, low=0, remedy=off),
+            momentum=check_float(owner, "momentum", self.momentum, low=0, below=1, remedy=off),
+            nesterov=check_bool(owner, "nesterov", self.nesterov),
+        )
 
     def make(self, parameters: Iterable[nn.Parameter]) -> Optimizer:
         """Build the optimizer.
@@ -92,10 +103,11 @@ class ScheduleConfig:
         final_division: One-cycle ends at its start divided by this, at least 1.
         cycle_momentum: Whether one-cycle moves momentum between 0.95 and 0.85, against the rate,
             as the papers' code does; it then overrides the optimizer's momentum.
-        drop_epochs: Epochs after which ``"drops"`` drops.
+        drop_epochs: Epochs after which ``"drops"`` drops, each at least 1.
         drop_factor: What ``"drops"`` multiplies by, in (0, 1).
 
     Raises:
+        TypeError: If a value is of the wrong kind.
         ValueError: If a value is out of range, or drops are listed for a schedule without any.
 
     Example:
@@ -113,26 +125,19 @@ class ScheduleConfig:
 
     def __post_init__(self) -> None:
         owner = "ScheduleConfig"
-        check_choice(owner, "name", self.name, SCHEDULES)
-        for argument, value in (
-            ("warmup_fraction", self.warmup_fraction),
-            ("drop_factor", self.drop_factor),
-        ):
-            check_number(
-                owner,
-                argument,
-                value,
-                low=0,
-                high=1,
-                low_open=True,
-                high_open=True,
-                remedy='Use name="constant" for no change.',
-            )
-        for argument, value in (
-            ("initial_division", self.initial_division),
-            ("final_division", self.final_division),
-        ):
-            check_number(owner, argument, value, low=1, remedy="1 starts, or ends, undivided.")
+        for share in ("warmup_fraction", "drop_factor"):
+            remedy, value = 'Use name="constant" for no change.', getattr(self, share)
+            put(self, **{share: check_float(owner, share, value, above=0, below=1, remedy=remedy)})
+        for division in ("initial_division", "final_division"):
+            remedy, value = "1 starts, or ends, undivided.", getattr(self, division)
+            put(self, **{division: check_float(owner, division, value, low=1, remedy=remedy)})
+        remedy = "List the epochs after which the rate drops."
+        put(
+            self,
+            name=check_choice(owner, "name", self.name, SCHEDULES),
+            cycle_momentum=check_bool(owner, "cycle_momentum", self.cycle_momentum),
+            drop_epochs=check_ints(owner, "drop_epochs", self.drop_epochs, low=1, remedy=remedy),
+        )
         if (self.name == "drops") != bool(self.drop_epochs):
             raise ValueError(
                 f"{owner}: expected drop_epochs for 'drops' and only for it, got "

@@ -1,4 +1,4 @@
-"""Policies: which samples train next epoch, with which weight."""
+"""Which samples train next epoch, with which weight?"""
 
 from lightning_alignprune.policies.bandits import UCB, EpsilonGreedy
 from lightning_alignprune.policies.base import Policy, SelectionContext

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 from typing_extensions import override
 
-from lightning_alignprune._checks import check_number
+from lightning_alignprune._checks import check_float
 from lightning_alignprune.functional.selection import Selection, draw_fixed_count, draw_largest
 from lightning_alignprune.policies.base import Policy, SelectionContext
 
@@ -19,27 +19,15 @@ class _Bandit(Policy):
 
     def __init__(self, prune_fraction: float, newest_share: float) -> None:
         owner = type(self).__name__
-        check_number(
-            owner,
-            "prune_fraction",
-            prune_fraction,
-            low=0.0,
-            high=1.0,
-            high_open=True,
-            remedy="It is the share of samples left out of an epoch.",
+        remedy = "It is the share of samples left out of an epoch."
+        self.prune_fraction = check_float(
+            owner, "prune_fraction", prune_fraction, low=0, below=1, remedy=remedy
         )
-        check_number(
-            owner,
-            "newest_share",
-            newest_share,
-            low=0.0,
-            high=1.0,
-            low_open=True,
-            remedy="1 uses the newest score alone.",
+        remedy = "1 uses the newest score alone."
+        self.newest_share = check_float(
+            owner, "newest_share", newest_share, above=0, high=1, remedy=remedy
         )
-        self.prune_fraction = prune_fraction
-        self.newest_share = newest_share
-        self.keep_fraction = 1.0 - prune_fraction
+        self.keep_fraction = 1.0 - self.prune_fraction
         self.mean: Tensor | None = None
         self.variance: Tensor | None = None
 
@@ -63,6 +51,7 @@ class _Bandit(Policy):
 
     def _choose(self, values: Tensor, epsilon: float, context: SelectionContext) -> Selection:
         defined = ~values.isnan()
+        # 0.57 * 100 is 56.999... in binary; the user's 57 % of 100 is 57.
         count = int(self.keep_fraction * int(context.total(defined.sum())) + 1e-9)
         num_random = int(epsilon * count + 1e-9)
         common = (context.indices, context.seed, context.epoch)
@@ -110,15 +99,10 @@ class EpsilonGreedy(_Bandit):
         self, prune_fraction: float = 0.5, epsilon: float = 0.1, newest_share: float = 0.8
     ) -> None:
         super().__init__(prune_fraction, newest_share)
-        check_number(
-            "EpsilonGreedy",
-            "epsilon",
-            epsilon,
-            low=0.0,
-            high=1.0,
-            remedy="It is the share of the kept samples that is drawn at random.",
+        remedy = "It is the share of the kept samples that is drawn at random."
+        self.epsilon = check_float(
+            "EpsilonGreedy", "epsilon", epsilon, low=0, high=1, remedy=remedy
         )
-        self.epsilon = epsilon
 
     @override
     def select(self, scores: Tensor, context: SelectionContext) -> Selection:
@@ -149,10 +133,8 @@ class UCB(_Bandit):
         self, prune_fraction: float = 0.5, confidence: float = 1.0, newest_share: float = 0.8
     ) -> None:
         super().__init__(prune_fraction, newest_share)
-        check_number(
-            "UCB", "confidence", confidence, low=0.0, remedy="0 ranks by the average alone."
-        )
-        self.confidence = confidence
+        remedy = "0 ranks by the average alone."
+        self.confidence = check_float("UCB", "confidence", confidence, low=0, remedy=remedy)
 
     @override
     def select(self, scores: Tensor, context: SelectionContext) -> Selection:

@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 from typing_extensions import override
 
-from lightning_alignprune._checks import check_number
+from lightning_alignprune._checks import check_float, check_int
 from lightning_alignprune.functional.early_stopping import NUM_LOSSES, mean_second_difference
 from lightning_alignprune.functional.selection import Selection, full_selection
 from lightning_alignprune.policies.base import Policy, SelectionContext
@@ -42,25 +42,13 @@ class IES(Policy):
 
     def __init__(self, threshold: float = 1e-3, revisit_epochs: int = 10) -> None:
         owner = "IES"
-        check_number(
-            owner,
-            "threshold",
-            threshold,
-            low=0.0,
-            low_open=True,
-            remedy="1e-3 is the paper's for CIFAR-10.",
+        remedy = "1e-3 is the paper's for CIFAR-10."
+        self.threshold = check_float(owner, "threshold", threshold, above=0, remedy=remedy)
+        remedy = "A sample that never comes back can never be seen to have changed."
+        self.revisit_epochs = check_int(
+            owner, "revisit_epochs", revisit_epochs, low=1, remedy=remedy
         )
-        check_number(
-            owner,
-            "revisit_epochs",
-            revisit_epochs,
-            low=1,
-            integer=True,
-            remedy="A sample that never comes back can never be seen to have changed.",
-        )
-        self.threshold = threshold
-        self.revisit_epochs = revisit_epochs
-        self.window = NUM_LOSSES + revisit_epochs
+        self.window = NUM_LOSSES + self.revisit_epochs
 
     @override
     def select(self, scores: Tensor, context: SelectionContext) -> Selection:

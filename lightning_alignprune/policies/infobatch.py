@@ -3,8 +3,13 @@
 from torch import Tensor
 from typing_extensions import override
 
-from lightning_alignprune._checks import check_choice, check_number
-from lightning_alignprune.functional.selection import Rescale, Selection, infobatch_selection
+from lightning_alignprune._checks import check_choice, check_float
+from lightning_alignprune.functional.selection import (
+    RESCALES,
+    Rescale,
+    Selection,
+    infobatch_selection,
+)
 from lightning_alignprune.policies.base import Policy, SelectionContext
 
 
@@ -44,22 +49,14 @@ class InfoBatch(Policy):
         keep_floor: float = 0.0,
     ) -> None:
         owner = "InfoBatch"
-        check_number(
-            owner,
-            "prune_probability",
-            prune_probability,
-            low=0.0,
-            high=1.0,
-            remedy="0 prunes nothing, 1 drops every sample below the mean score.",
+        remedy = "0 prunes nothing, 1 drops every sample below the mean score."
+        self.prune_probability = check_float(
+            owner, "prune_probability", prune_probability, low=0, high=1, remedy=remedy
         )
-        check_choice(owner, "rescale", rescale, ("expectation", "none"))
-        check_number(
-            owner, "keep_floor", keep_floor, low=0.0, high=1.0, remedy="0.1 is the public code's."
-        )
-        self.prune_probability = prune_probability
-        self.rescale: Rescale = rescale
-        self.keep_floor = keep_floor
-        self.keep_fraction = max(keep_floor, 1.0 - prune_probability)
+        self.rescale = check_choice(owner, "rescale", rescale, RESCALES)
+        remedy = "0.1 is the public code's."
+        self.keep_floor = check_float(owner, "keep_floor", keep_floor, low=0, high=1, remedy=remedy)
+        self.keep_fraction = max(self.keep_floor, 1.0 - self.prune_probability)
         self.weighs_samples = rescale != "none" and self.keep_fraction < 1.0
 
     @override

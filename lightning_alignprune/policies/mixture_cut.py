@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 from typing_extensions import override
 
-from lightning_alignprune._checks import check_choice, check_number
+from lightning_alignprune._checks import check_choice, check_float, check_int
 from lightning_alignprune.functional.draws import uniform
 from lightning_alignprune.functional.mixture import (
     Cut,
@@ -15,7 +15,12 @@ from lightning_alignprune.functional.mixture import (
     reference_cut,
     reference_rank,
 )
-from lightning_alignprune.functional.selection import Rescale, Selection, infobatch_selection
+from lightning_alignprune.functional.selection import (
+    RESCALES,
+    Rescale,
+    Selection,
+    infobatch_selection,
+)
 from lightning_alignprune.policies.base import Policy, SelectionContext
 
 _READMIT_STREAM = 3
@@ -79,32 +84,22 @@ class MixtureCut(Policy):
         min_kept_per_class: float = 0.1,
     ) -> None:
         owner = "MixtureCut"
-        check_number(
-            owner,
-            "max_wrong",
-            max_wrong,
-            low=0.0,
-            high=1.0,
-            low_open=True,
-            high_open=True,
-            remedy="0.2 is the default; lower cuts more.",
+        remedy = "0.2 is the default; lower cuts more."
+        self.max_wrong = check_float(owner, "max_wrong", max_wrong, above=0, below=1, remedy=remedy)
+        self.patience = check_int(owner, "patience", patience, low=0, remedy="0 does not wait.")
+        remedy = "0 switches it off."
+        self.prune_easy = check_float(
+            owner, "prune_easy", prune_easy, low=0, below=1, remedy=remedy
         )
-        check_number(owner, "patience", patience, low=0, integer=True, remedy="0 does not wait.")
-        for name, value in (("prune_easy", prune_easy), ("readmit", readmit)):
-            remedy = "0 switches it off."
-            check_number(owner, name, value, low=0.0, high=1.0, high_open=True, remedy=remedy)
+        self.rescale = check_choice(owner, "rescale", rescale, RESCALES)
+        self.readmit = check_float(owner, "readmit", readmit, low=0, below=1, remedy=remedy)
         remedy = "A tenth is the default."
-        check_number(owner, "min_kept", min_kept, low=0.0, high=1.0, low_open=True, remedy=remedy)
-        check_number(
-            owner, "min_kept_per_class", min_kept_per_class, low=0.0, high=1.0, remedy=remedy
+        self.min_kept = check_float(owner, "min_kept", min_kept, above=0, high=1, remedy=remedy)
+        self.min_kept_per_class = check_float(
+            owner, "min_kept_per_class", min_kept_per_class, low=0, high=1, remedy=remedy
         )
-        check_choice(owner, "rescale", rescale, ("expectation", "none"))
-        self.max_wrong, self.patience = max_wrong, patience
-        self.prune_easy, self.readmit = prune_easy, readmit
-        self.rescale: Rescale = rescale
-        self.min_kept, self.min_kept_per_class = min_kept, min_kept_per_class
-        self.keep_fraction = 1.0 - prune_easy
-        self.weighs_samples = rescale != "none" and prune_easy > 0.0
+        self.keep_fraction = 1.0 - self.prune_easy
+        self.weighs_samples = self.rescale != "none" and self.prune_easy > 0.0
         self.noise_share: float | None = None
         self._has_begun, self._pruned = False, 0.0
         self._known: Tensor | None = None
@@ -182,7 +177,8 @@ class MixtureCut(Policy):
             torch.stack([(~cut).sum(), torch.ones_like(cut).sum()])
         ).tolist()
         if num_kept < self.min_kept * num_all:
-            # The same share of each rank's samples; for one process that is exact.
+            # The same share of each rank's samples; for one process that is exact. 0.07 * 100 is
+            # 7.000...1 in binary; the user's 7 % of 100 is 7.
             count = math.ceil(self.min_kept * len(cut) - 1e-9)
             cut[badness.argsort()[:count]] = False
         return cut

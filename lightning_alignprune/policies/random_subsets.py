@@ -6,23 +6,36 @@ import torch
 from torch import Tensor
 from typing_extensions import override
 
-from lightning_alignprune._checks import check_number
+from lightning_alignprune._checks import check_float, message
 from lightning_alignprune.functional.selection import Selection, draw_fixed_count
 from lightning_alignprune.policies.base import Policy, SelectionContext
 
-_ONE_DRAW_PER_RUN = -1
+_ONE_DRAW_PER_RUN = -1  # stands where a draw has its epoch
 
 
-def _check_fraction(owner: str, prune_fraction: float) -> None:
-    check_number(
-        owner,
-        "prune_fraction",
-        prune_fraction,
-        low=0.0,
-        high=1.0,
-        high_open=True,
-        remedy="It is the share of samples left out of an epoch.",
-    )
+def _check_fraction(owner: str, prune_fraction: float) -> float:
+    remedy = "It is the share of samples left out of an epoch."
+    return check_float(owner, "prune_fraction", prune_fraction, low=0, below=1, remedy=remedy)
+
+
+def _check_indices(indices: object) -> Tensor:
+    """Return ``indices`` as a tensor of distinct sample numbers, shape (n,), int64."""
+    owner, constraint = "StaticSubset", "to be distinct sample numbers from 0 on"
+    try:
+        found = torch.as_tensor(indices)
+    except (TypeError, ValueError, RuntimeError):  # words, ragged lists, objects
+        found = torch.tensor(torch.nan)
+    is_whole = not found.is_floating_point() and not found.is_complex()
+    if found.numel() and (found.ndim != 1 or not is_whole or found.dtype == torch.bool):
+        remedy = "List the numbers; of a mask they are mask.nonzero().flatten()."
+        shown = indices if isinstance(indices, (str, int, float)) else type(indices)
+        raise TypeError(message(owner, "indices", constraint, shown, remedy))
+    found = found.to(torch.int64)
+    if not len(found) or int(found.min()) < 0 or len(torch.unique(found)) < len(found):
+        value = f"{len(found)} value(s)"
+        remedy = "Pass None for a random subset."
+        raise ValueError(message(owner, "indices", constraint, value, remedy))
+    return found
 
 
 def _draw(keep_fraction: float, context: SelectionContext, epoch: int) -> Selection:
@@ -56,9 +69,8 @@ class DynamicRandom(Policy):
     works_on_shares = True
 
     def __init__(self, prune_fraction: float = 0.5) -> None:
-        _check_fraction("DynamicRandom", prune_fraction)
-        self.prune_fraction = prune_fraction
-        self.keep_fraction = 1.0 - prune_fraction
+        self.prune_fraction = _check_fraction("DynamicRandom", prune_fraction)
+        self.keep_fraction = 1.0 - self.prune_fraction
 
     @override
     def select(self, scores: Tensor, context: SelectionContext) -> Selection:
@@ -71,11 +83,17 @@ class StaticSubset(Policy):
     Args:
         prune_fraction: Share of samples left out, in [0, 1), if no ``indices`` are given; the
             subset is drawn once from the run's seed.
-        indices: The samples to train on, for a subset chosen by another method.
+        indices: The samples to train on, for a subset chosen by another method: ints, at least
+            one, none twice. A mask is refused.
 
     Raises:
+        TypeError: If ``prune_fraction`` is no number or ``indices`` holds no ints.
         ValueError: If ``prune_fraction`` is out of range, or ``indices`` is empty, repeats an
             index or holds a negative one.
+
+    Example:
+        >>> StaticSubset(indices=[0, 3, 5]).indices
+        tensor([0, 3, 5])
 
     Note:
         Epoch 0 trains on every sample, as with all policies. For a subset from the first step on,
@@ -88,19 +106,9 @@ class StaticSubset(Policy):
     works_on_shares = True
 
     def __init__(self, prune_fraction: float = 0.5, indices: Sequence[int] | None = None) -> None:
-        owner = "StaticSubset"
-        _check_fraction(owner, prune_fraction)
-        self.prune_fraction = prune_fraction
-        self.keep_fraction = 1.0 - prune_fraction
-        self.indices: Tensor | None = None
-        if indices is not None:
-            self.indices = torch.as_tensor(indices, dtype=torch.int64)
-            is_valid = len(self.indices) > 0 and int(self.indices.min()) >= 0
-            if not is_valid or len(torch.unique(self.indices)) < len(self.indices):
-                raise ValueError(
-                    f"{owner}: expected indices to be distinct sample numbers from 0 on, got "
-                    f"{len(self.indices)} value(s). Pass None for a random subset."
-                )
+        self.prune_fraction = _check_fraction("StaticSubset", prune_fraction)
+        self.keep_fraction = 1.0 - self.prune_fraction
+        self.indices = None if indices is None else _check_indices(indices)
 
     @override
     def select(self, scores: Tensor, context: SelectionContext) -> Selection:

@@ -1,15 +1,18 @@
 """SeTa: a window of difficulty groups that slides from easy to hard (Zhou et al., 2025)."""
 
-from typing import Literal
+from typing import Literal, get_args
 
 from torch import Tensor
 from typing_extensions import override
 
-from lightning_alignprune._checks import check_choice, check_number
+from lightning_alignprune._checks import check_choice, check_float, check_int
 from lightning_alignprune.functional.grouping.kmeans import sliding_window, window_selection
 from lightning_alignprune.functional.grouping.over_ranks import window_selection_over_ranks
 from lightning_alignprune.functional.selection import Selection
 from lightning_alignprune.policies.base import Policy, SelectionContext
+
+EasyEnd = Literal["auto", "low", "high"]
+EASY_ENDS: tuple[EasyEnd, ...] = get_args(EasyEnd)
 
 
 class SeTa(Policy):
@@ -51,36 +54,21 @@ class SeTa(Policy):
         num_groups: int = 5,
         window_fraction: float = 0.9,
         prune_probability: float = 0.1,
-        easy_end: Literal["auto", "low", "high"] = "auto",
+        easy_end: EasyEnd = "auto",
     ) -> None:
         owner = "SeTa"
-        check_number(
-            owner, "num_groups", num_groups, low=1, integer=True, remedy="5 is the paper's."
+        remedy = "5 is the paper's."
+        self.num_groups = check_int(owner, "num_groups", num_groups, low=1, remedy=remedy)
+        remedy, least = "The window must hold at least one group.", 0.5 / self.num_groups
+        self.window_fraction = check_float(
+            owner, "window_fraction", window_fraction, above=least, high=1, remedy=remedy
         )
-        check_number(
-            owner,
-            "window_fraction",
-            window_fraction,
-            low=0.5 / num_groups,
-            high=1.0,
-            low_open=True,
-            remedy="The window must hold at least one group.",
+        remedy = "0 leaves the pruning to the window."
+        self.prune_probability = check_float(
+            owner, "prune_probability", prune_probability, low=0, below=1, remedy=remedy
         )
-        check_number(
-            owner,
-            "prune_probability",
-            prune_probability,
-            low=0.0,
-            high=1.0,
-            high_open=True,
-            remedy="0 leaves the pruning to the window.",
-        )
-        check_choice(owner, "easy_end", easy_end, ("auto", "low", "high"))
-        self.num_groups = num_groups
-        self.window_fraction = window_fraction
-        self.prune_probability = prune_probability
-        self.easy_end: Literal["auto", "low", "high"] = easy_end
-        self.keep_fraction = 1.0 - prune_probability
+        self.easy_end = check_choice(owner, "easy_end", easy_end, EASY_ENDS)
+        self.keep_fraction = 1.0 - self.prune_probability
 
     @override
     def select(self, scores: Tensor, context: SelectionContext) -> Selection:

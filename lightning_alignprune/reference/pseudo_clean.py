@@ -5,12 +5,13 @@
 
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.utils.data import DataLoader
 from typing_extensions import override
 
-from lightning_alignprune._checks import check_number
+from lightning_alignprune._checks import check_bool, check_float, check_int
 from lightning_alignprune.functional.coreset import moderate_subset, small_loss_subset
 from lightning_alignprune.reference.base import Reference
 from lightning_alignprune.reference.evaluation import training_logits
@@ -36,6 +37,7 @@ class PseudoClean:
             (``targets``, ``labels``, or the second of two tensors of a ``TensorDataset``).
 
     Raises:
+        TypeError: If a value is of the wrong kind.
         ValueError: If ``size`` is out of range.
 
     Example:
@@ -47,23 +49,14 @@ class PseudoClean:
     """
 
     def __init__(self, size: int | float = 0.1, balanced: bool = True) -> None:
-        if isinstance(size, float):
-            check_number(
-                "PseudoClean",
-                "size",
-                size,
-                low=0.0,
-                high=1.0,
-                low_open=True,
-                high_open=True,
-                remedy="A float is a share of the training set; give an int for a count.",
-            )
+        owner = type(self).__name__
+        self.size: int | float
+        if isinstance(size, (float, np.floating)):
+            remedy = "A float is a share of the training set; give an int for a count."
+            self.size = check_float(owner, "size", size, above=0, below=1, remedy=remedy)
         else:
-            check_number(
-                "PseudoClean", "size", size, low=1, integer=True, remedy="Ten samples will do."
-            )
-        self.size = size
-        self.balanced = balanced
+            self.size = check_int(owner, "size", size, low=1, remedy="Ten samples will do.")
+        self.balanced = check_bool(owner, "balanced", balanced)
 
     def count(self, num_samples: int) -> int:
         """Return how many of ``num_samples`` samples are chosen, at least one."""
@@ -107,20 +100,16 @@ class PseudoModerate(PseudoClean):
         after_epochs: Recorded epochs before the choice; until then there is no reference.
 
     Raises:
+        TypeError: If a value is of the wrong kind.
         ValueError: If a value is out of range.
     """
 
     def __init__(self, size: int | float = 0.1, after_epochs: int = 4) -> None:
         super().__init__(size, balanced=False)
-        check_number(
-            "PseudoModerate",
-            "after_epochs",
-            after_epochs,
-            low=1,
-            integer=True,
-            remedy="The logits of an untrained network say nothing.",
+        remedy = "The logits of an untrained network say nothing."
+        self.after_epochs = check_int(
+            "PseudoModerate", "after_epochs", after_epochs, low=1, remedy=remedy
         )
-        self.after_epochs = after_epochs
 
 
 class PseudoReference(Reference):

@@ -3,8 +3,14 @@
 from torch import Tensor
 from typing_extensions import override
 
-from lightning_alignprune._checks import check_choice, check_number
-from lightning_alignprune.functional.alignment import Correlation, Missing, alignment
+from lightning_alignprune._checks import check_choice, check_int
+from lightning_alignprune.functional.alignment import (
+    CORRELATIONS,
+    MISSING,
+    Correlation,
+    Missing,
+    alignment,
+)
 from lightning_alignprune.scores.base import Gate, TrajectoryScore
 from lightning_alignprune.state.trajectories import TrajectoryView
 
@@ -46,29 +52,23 @@ class DynamicAlignment(TrajectoryScore):
         gate: Gate = "none",
     ) -> None:
         owner = "DynamicAlignment"
-        check_number(
-            owner,
-            "min_observations",
-            min_observations,
-            low=2,
-            integer=True,
-            remedy="A correlation needs two points; 4 is the default.",
+        remedy = "A correlation needs two points; 4 is the default."
+        self.min_observations = check_int(
+            owner, "min_observations", min_observations, low=2, remedy=remedy
         )
         super().__init__(
             window,
             gate,
-            min_observations,
+            self.min_observations,
             "A window shorter than min_observations defines no score. "
             "Use None for the whole history.",
         )
-        check_choice(owner, "correlation", correlation, ("pearson", "cosine"))
-        check_choice(owner, "missing", missing, ("observed", "carry"))
-        self.correlation: Correlation = correlation
-        self.min_observations = min_observations
-        self.missing: Missing = missing
+        self.correlation = check_choice(owner, "correlation", correlation, CORRELATIONS)
+        self.missing = check_choice(owner, "missing", missing, MISSING)
 
     @override
     def score_losses(self, rows: list[Tensor], view: TrajectoryView) -> Tensor:
+        # The losses before the window are those of the training samples, not of the reference.
         is_carried = self.missing == "carry" and rows is view.rows
         return alignment(
             rows,

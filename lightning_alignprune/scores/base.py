@@ -1,16 +1,17 @@
 """The score interface. High = keep; NaN = undefined, and such a sample stays."""
 
 from abc import ABC, abstractmethod
-from typing import Literal
+from typing import Literal, get_args
 
 import torch
 from torch import Tensor
 from typing_extensions import override
 
-from lightning_alignprune._checks import check_choice, check_number
+from lightning_alignprune._checks import check_choice, check_int
 from lightning_alignprune.state.trajectories import LossTrajectories, TrajectoryView
 
 Gate = Literal["reference", "none"]
+GATES: tuple[Gate, ...] = get_args(Gate)
 End = Literal["low", "high"]
 
 
@@ -22,6 +23,7 @@ class Score(ABC):
     Attributes:
         needs_reference: Whether a reference set must be there.
         needs_reference_samples: Whether the losses of its samples must be, not only their mean.
+        min_observations: How many recorded epochs it takes until a score can be defined.
         window: How many epochs of losses :meth:`compute` looks at; None for all of them.
         gate: ``"reference"`` if :meth:`compute` looks only at the epochs up to the best reference
             loss so far; their rows are then kept.
@@ -30,6 +32,7 @@ class Score(ABC):
 
     needs_reference: bool = False
     needs_reference_samples: bool = False
+    min_observations: int = 1
     window: int | None = 1
     gate: Gate = "none"
     easy_end: End = "low"
@@ -56,11 +59,10 @@ class TrajectoryScore(Score):
 
     def __init__(self, window: int | None, gate: Gate, shortest_window: int, remedy: str) -> None:
         owner = type(self).__name__
-        if window is not None:
-            check_number(owner, "window", window, low=shortest_window, integer=True, remedy=remedy)
-        check_choice(owner, "gate", gate, ("reference", "none"))
-        self.window = window
-        self.gate: Gate = gate
+        self.window = check_int(
+            owner, "window", window, low=shortest_window, optional=True, remedy=remedy
+        )
+        self.gate = check_choice(owner, "gate", gate, GATES)
 
     def view(self, trajectories: LossTrajectories) -> TrajectoryView:
         """Return the epochs that count for this score."""

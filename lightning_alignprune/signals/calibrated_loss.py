@@ -1,12 +1,13 @@
 """`CalibratedLoss`: the loss of a prediction that a clean reference set has corrected."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 from typing_extensions import override
 
-from lightning_alignprune._checks import check_number
+from lightning_alignprune._checks import check_floats
 from lightning_alignprune.functional.calibration import (
     Calibration,
     Calibrator,
@@ -39,6 +40,7 @@ class CalibratedLoss(Signal):
             The one that predicts held-out reference samples best is taken anew after each epoch.
 
     Raises:
+        TypeError: If ``strengths`` is no sequence of numbers.
         ValueError: If there is no strength or one is out of range.
 
     Attributes:
@@ -52,19 +54,13 @@ class CalibratedLoss(Signal):
     needs_reference = True
     needs_logits = True
 
-    def __init__(self, strengths: tuple[float, ...] = (1.0, 10.0, 100.0)) -> None:
-        if not strengths:
+    def __init__(self, strengths: Sequence[float] = (1.0, 10.0, 100.0)) -> None:
+        remedy = "1, 10 and 100 are the defaults."
+        self.strengths = check_floats(
+            "CalibratedLoss", "strengths", strengths, above=0, remedy=remedy
+        )
+        if not self.strengths:
             raise ValueError("CalibratedLoss: expected strengths not to be empty, got (). Give 10.")
-        for strength in strengths:
-            check_number(
-                "CalibratedLoss",
-                "strengths",
-                strength,
-                low=0.0,
-                low_open=True,
-                remedy="1, 10 and 100 are the defaults.",
-            )
-        self.strengths = tuple(strengths)
         self.strength = float("inf")
         self._calibrator: Calibrator | None = None
 

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 from typing_extensions import override
 
-from lightning_alignprune._checks import check_number
+from lightning_alignprune._checks import check_bool, check_float
 from lightning_alignprune.signals.base import Signal
 from lightning_alignprune.tap.tapped_step import TappedStep
 
@@ -18,12 +18,15 @@ class SampleLoss(Signal):
         plain: Record cross-entropy without label smoothing even where training uses it. The loss
             that is trained does not change.
 
+    Raises:
+        TypeError: If ``plain`` is no bool.
+
     Note:
         The loss of the train-mode, augmented forward pass, before the optimizer step.
     """
 
     def __init__(self, plain: bool = False) -> None:
-        self.plain_loss = plain
+        self.plain_loss = check_bool("SampleLoss", "plain", plain)
 
     @override
     def values(self, step: TappedStep) -> Tensor:
@@ -42,6 +45,7 @@ class BatchLoss(Signal):
             sample has a small score only because it starts at 0, looks easy, and is pruned again.
 
     Raises:
+        TypeError: If a value is of the wrong kind.
         ValueError: If ``alpha`` is outside [0, 1).
 
     Note:
@@ -54,17 +58,9 @@ class BatchLoss(Signal):
     weighting = "batch"
 
     def __init__(self, alpha: float = 0.9, bias_correction: bool = False) -> None:
-        check_number(
-            "BatchLoss",
-            "alpha",
-            alpha,
-            low=0.0,
-            high=1.0,
-            high_open=True,
-            remedy="0 records the batch loss itself.",
-        )
-        self.alpha = alpha
-        self.bias_correction = bias_correction
+        remedy = "0 records the batch loss itself."
+        self.alpha = check_float("BatchLoss", "alpha", alpha, low=0, below=1, remedy=remedy)
+        self.bias_correction = check_bool("BatchLoss", "bias_correction", bias_correction)
         self._ema: Tensor | None = None
         self._num_visits: Tensor | None = None
 

@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.utils.data import Sampler
 from typing_extensions import override
 
-from lightning_alignprune._checks import check_number
+from lightning_alignprune._checks import check_bool, check_int
 from lightning_alignprune.functional.draws import draw_seed
 from lightning_alignprune.state.shard import Shard
 
@@ -47,6 +47,7 @@ class PrunedSampler(Sampler[int]):
         shard: The samples that this rank may draw; None for all.
 
     Raises:
+        TypeError: If a value is of the wrong kind.
         ValueError: If a number is out of range.
 
     Example:
@@ -71,27 +72,17 @@ class PrunedSampler(Sampler[int]):
         shard: Shard | None = None,
     ) -> None:
         owner = "PrunedSampler"
-        for name, value in (("num_samples", num_samples), ("batch_size", batch_size)):
-            check_number(owner, name, value, low=1, integer=True, remedy="Give a positive count.")
-        check_number(
-            owner,
-            "rank",
-            rank,
-            low=0,
-            high=num_replicas,
-            high_open=True,
-            integer=True,
-            remedy="Ranks count from 0.",
-        )
-        self.num_samples = num_samples
-        self.shuffle = shuffle
-        self.seed = seed
-        self.batch_size = batch_size
-        self.drop_last = drop_last
-        self.num_replicas = num_replicas
-        self.rank = rank
+        count = "Give a positive count."
+        self.num_samples = check_int(owner, "num_samples", num_samples, low=1, remedy=count)
+        self.shuffle = check_bool(owner, "shuffle", shuffle)
+        self.seed = check_int(owner, "seed", seed, remedy="Any int will do.")
+        self.batch_size = check_int(owner, "batch_size", batch_size, low=1, remedy=count)
+        self.drop_last = check_bool(owner, "drop_last", drop_last)
+        self.num_replicas = check_int(owner, "num_replicas", num_replicas, low=1, remedy=count)
+        remedy = "Ranks count from 0."
+        self.rank = check_int(owner, "rank", rank, low=0, below=self.num_replicas, remedy=remedy)
         self.base = base
-        self.shard = shard or Shard(num_samples)
+        self.shard = shard or Shard(self.num_samples)
         self.epoch = 0
         self.skip_batches = 0
         self._armed = False

@@ -9,14 +9,15 @@ epochs. A *row* holds the losses of one epoch.
 import math
 from collections.abc import Callable, Sequence
 from functools import reduce
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor
 
-from lightning_alignprune._checks import check_choice, check_number
+from lightning_alignprune._checks import check_bool, check_choice, check_int
 
 StorageDtype = Literal["float32", "float16", "bfloat16"]
+STORAGE_DTYPES: tuple[StorageDtype, ...] = get_args(StorageDtype)
 STATE_VERSION = 1
 _NONE_YET = (math.inf, 0)  # a reference loss, and how many came after it
 
@@ -76,6 +77,7 @@ class LossTrajectories:
         keep_best: Keep also the window that ends at the epoch with the lowest reference loss.
 
     Raises:
+        TypeError: If a value is of the wrong kind.
         ValueError: If ``num_samples`` or ``window`` is below 1 or the dtype is unknown.
 
     Example:
@@ -99,17 +101,14 @@ class LossTrajectories:
         keep_best: bool = False,
     ) -> None:
         owner = "LossTrajectories"
-        check_number(
-            owner, "num_samples", num_samples, low=1, integer=True, remedy="Is the data set empty?"
-        )
-        if window is not None:
-            check_number(
-                owner, "window", window, low=1, integer=True, remedy="Use None to keep all epochs."
-            )
-        check_choice(owner, "dtype", dtype, ("float32", "float16", "bfloat16"))
-        self.num_samples, self.window, self.keep_best = num_samples, window, keep_best
+        remedy = "Is the data set empty?"
+        self.num_samples = check_int(owner, "num_samples", num_samples, low=1, remedy=remedy)
+        remedy = "Use None to keep all epochs."
+        self.window = check_int(owner, "window", window, low=1, optional=True, remedy=remedy)
         self.device = torch.device(device)
-        self.dtype: torch.dtype = getattr(torch, dtype)
+        name = check_choice(owner, "dtype", dtype, STORAGE_DTYPES)
+        self.dtype: torch.dtype = getattr(torch, name)
+        self.keep_best = check_bool(owner, "keep_best", keep_best)
         self.rows: list[Tensor] = []
         self.epochs: list[int] = []
         self._reference: list[float] = []

@@ -283,8 +283,8 @@ def test_alignprune_fits_validates_and_tests(monkeypatch: pytest.MonkeyPatch) ->
         lambda self: (runs.append(self), original(self))[1],
     )
     data = (
-        "--data CIFAR10DataModule --data.jpeg_archive images.npz --data.reference_size 4 "
-        "--data.val_size 4 --data.batch_size 8 --data.noise.kind symmetric_uniform "
+        "--data CIFAR10DataModule --data.jpeg_archive images.npz --data.split.reference_size 4 "
+        "--data.split.val_size 4 --data.loading.batch_size 8 --data.noise.kind symmetric_uniform "
         "--data.noise.rate 0.5"
     )
     model = "--model.network small_cnn --model.optimizer.lr 0.05 --model.label_smoothing 0.1"
@@ -296,6 +296,42 @@ def test_alignprune_fits_validates_and_tests(monkeypatch: pytest.MonkeyPatch) ->
     main(["validate", *common])
     main(["test", *common])
     assert "test_acc" in runs[2].trainer.callback_metrics
+
+
+@pytest.mark.parametrize(
+    ("name", "now"),
+    [
+        ("batch_size", "data.loading.batch_size"),
+        ("split_seed", "data.split.seed"),
+        ("reference_size", "data.split.reference_size"),
+    ],
+)
+@pytest.mark.parametrize("in_yaml", [False, True])
+def test_an_old_flat_name_says_how_it_is_written_now(name, now, in_yaml, capsys) -> None:
+    Path("run.yaml").write_text(
+        yaml.safe_dump({"data": {"class_path": "CIFAR10DataModule", "init_args": {name: 3}}})
+    )
+    line = "--config run.yaml" if in_yaml else f"--data CIFAR10DataModule --data.{name} 3"
+    with pytest.raises(SystemExit):
+        main(["fit", *line.split()])
+    assert f"{name} is now {now}." in capsys.readouterr().err
+
+
+def test_the_yaml_of_the_migration_note_is_read(capsys: pytest.CaptureFixture[str]) -> None:
+    note = (CONFIGS.parents[1] / "CHANGELOG.md").read_text().partition("  data:  # now")[2]
+    Path("run.yaml").write_text("data:" + note.partition("  ```")[0])
+    with pytest.raises(SystemExit) as stop:
+        main(["fit", "--config", "run.yaml", "--print_config"])
+    assert stop.value.code == 0
+    data = yaml.safe_load(capsys.readouterr().out)["data"]["init_args"]
+    assert data["split"] == {
+        "reference_size": 1000,
+        "val_size": 500,
+        "train_size": None,
+        "seed": 3,
+        "reference_source": "held_out",
+    }
+    assert data["loading"]["batch_size"] == 64
 
 
 def test_alignprune_without_a_data_module_says_so(capsys: pytest.CaptureFixture[str]) -> None:
@@ -333,10 +369,10 @@ def test_help_of_the_parts_has_their_words(line: str, capsys: pytest.CaptureFixt
 
 CONFIGS = Path(__file__).parents[2] / "examples" / "configs"
 METHODS = sorted(CONFIGS.glob("method_*.yaml"))
-SMALL_PARTS = "--data.reference_size 4 --data.val_size 4 --data.num_workers 0"
+SMALL_PARTS = "--data.split.reference_size 4 --data.split.val_size 4 --data.loading.num_workers 0"
 SMALL_IMAGES = (
-    "--data.num_workers 0 --data.image_size 32 --data.batch_size 4 --model.optimizer.lr 1e-4 "
-    "--model.network torchvision/resnet18"
+    "--data.loading.num_workers 0 --data.loading.batch_size 4 --data.image_size 32 "
+    "--model.optimizer.lr 1e-4 --model.network torchvision/resnet18"
 )
 
 
@@ -345,11 +381,11 @@ def prepare(name: str, folder: Path, monkeypatch: pytest.MonkeyPatch) -> str:
     if name == "cifar10n_worse":
         make_cifar10(folder, monkeypatch)
         make_human_labels(folder, torch.arange(50) % 10, 10)
-        return f"{SMALL_PARTS} --trainer.precision 32 --data.batch_size 2"
+        return f"{SMALL_PARTS} --trainer.precision 32 --data.loading.batch_size 2"
     if name == "cifar100n":
         make_cifar100(folder, monkeypatch)
         make_human_labels(folder, torch.arange(200) % 100, 100)
-        return f"{SMALL_PARTS} --trainer.precision 32 --data.batch_size 2"
+        return f"{SMALL_PARTS} --trainer.precision 32 --data.loading.batch_size 2"
     if name == "news_symmetric":
         make_news(folder)
         network = {
@@ -428,11 +464,11 @@ def test_noise_makes_a_label_file_and_says_what_it_did(capsys: pytest.CaptureFix
         ]
     )
     assert "10 wrong (25.0000%)" in capsys.readouterr().out
-    fit = f"fit {data} --data.noise.kind noisy --data.noise.file noisy.npz --data.val_size 4"
+    fit = f"fit {data} --data.noise.kind noisy --data.noise.file noisy.npz --data.split.val_size 4"
     main(
         [
             *fit.split(),
-            "--data.reference_size=4",
+            "--data.split.reference_size=4",
             "--model.network=small_cnn",
             *QUIET,
             "--trainer.fast_dev_run=true",

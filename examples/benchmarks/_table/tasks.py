@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.utils.data import Dataset
 from torchvision.transforms import v2
 
-from lightning_alignprune.data import CIFAR10DataModule, LabelNoise, NewsDataModule
+from lightning_alignprune.data import CIFAR10DataModule, LabelNoise, NewsDataModule, Split
 from lightning_alignprune.data.splits import hold_out, subset
 from lightning_alignprune.models import mlp3, small_cnn
 
@@ -164,8 +164,7 @@ def load_news(data_dir: Path, num_terms: int = 20_000, num_features: int = 300) 
         str(data_dir),
         num_terms=num_terms,
         num_features=num_features,
-        reference_size=0,  # held out anew for each seed
-        val_size=0,
+        split=Split(0, 0),  # the reference is held out anew for each seed
     )
     data.setup()
     train, test = data.sets.train, data.sets.test
@@ -178,8 +177,7 @@ def load_cifar10(data_dir: Path) -> Pool:
     data = CIFAR10DataModule(
         str(data_dir),
         jpeg_archive=str(archive) if archive.is_file() else None,
-        reference_size=0,
-        val_size=0,
+        split=Split(0, 0),
     )
     data.setup()
     train, test = data.sets.train, data.sets.test

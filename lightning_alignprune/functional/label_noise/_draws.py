@@ -5,18 +5,26 @@ from collections.abc import Callable, Mapping
 import torch
 from torch import Tensor
 
-from lightning_alignprune._checks import check_number
+from lightning_alignprune._checks import check_float, check_int
 from lightning_alignprune.functional.draws import draw_seed
 
 _STREAM = 0x1ABE1
 
 
-def check_noise(owner: str, labels: Tensor, num_classes: int, rate: float) -> None:
-    """Raise a ``ValueError`` unless labels, class count and rate fit together."""
-    check_number(owner, "rate", rate, low=0.0, high=1.0, remedy="It is the share of wrong labels.")
-    check_number(
-        owner, "num_classes", num_classes, low=2, integer=True, remedy="Noise needs another class."
-    )
+def check_noise(
+    owner: str, labels: Tensor, num_classes: int, rate: float, seed: int
+) -> tuple[int, float, int]:
+    """Return class count, rate and seed as plain numbers, if they and the labels fit together.
+
+    Raises:
+        TypeError: If one is of the wrong kind.
+        ValueError: If one is out of range.
+    """
+    remedy = "It is the share of wrong labels."
+    rate = check_float(owner, "rate", rate, low=0, high=1, remedy=remedy)
+    remedy = "Noise needs another class."
+    num_classes = check_int(owner, "num_classes", num_classes, low=2, remedy=remedy)
+    seed = check_int(owner, "seed", seed, remedy="Any int will do.")
     if labels.ndim != 1 or labels.is_floating_point() or labels.dtype == torch.bool:
         raise ValueError(
             f"{owner}: expected labels of shape (N,) and an integer dtype, got shape "
@@ -29,6 +37,7 @@ def check_noise(owner: str, labels: Tensor, num_classes: int, rate: float) -> No
             f"{owner}: expected labels in [0, {num_classes - 1}], got {int(labels[first])} at "
             f"index {first}. Check num_classes."
         )
+    return num_classes, rate, seed
 
 
 def noise_generator(seed: int) -> torch.Generator:

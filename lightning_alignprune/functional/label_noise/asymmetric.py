@@ -71,7 +71,7 @@ def asymmetric_cifar10(labels: Tensor, rate: float, seed: int) -> tuple[Tensor, 
         >>> noisy.tolist()
         [0, 1, 0, 5, 7, 3, 6, 7, 8, 1]
     """
-    check_noise("asymmetric_cifar10", labels, 10, rate)
+    _, rate, seed = check_noise("asymmetric_cifar10", labels, 10, rate, seed)
     return change_per_class(labels, CIFAR10_CONFUSIONS, seed, lambda size: round(rate * size))
 
 
@@ -97,7 +97,7 @@ def asymmetric_cifar100(labels: Tensor, rate: float, seed: int) -> tuple[Tensor,
         >>> noisy.tolist()
         [30, 55, 4]
     """
-    check_noise("asymmetric_cifar100", labels, 100, rate)
+    _, rate, seed = check_noise("asymmetric_cifar100", labels, 100, rate, seed)
     following = dict(enumerate(next_in_group(CIFAR100_SUPERCLASSES)))
     return change_per_class(labels, following, seed, lambda size: round(rate * size))
 
@@ -128,5 +128,5 @@ def asymmetric_next(
         >>> sorted(noisy.tolist())
         [0, 999, 999, 999, 999]
     """
-    check_noise("asymmetric_next", labels, num_classes, rate)
+    check_noise("asymmetric_next", labels, num_classes, rate, seed)
     return pairflip(labels, num_classes, rate, seed)

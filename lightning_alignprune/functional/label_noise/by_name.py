@@ -60,7 +60,7 @@ def apply_label_noise(
         >>> int(mask.sum()), bool(((torch.arange(10) + mask) % 10 == noisy).all())
         (3, True)
     """
-    check_choice("apply_label_noise", "kind", kind, NOISE_MODELS)
+    kind = check_choice("apply_label_noise", "kind", kind, NOISE_MODELS)
     if kind not in _OWN_CLASSES:
         return _ANY_CLASSES[kind](labels, num_classes, rate, seed)
     own_classes, draw = _OWN_CLASSES[kind]

@@ -43,7 +43,7 @@ def symmetric_uniform(
         >>> int(mask.sum()), bool((noisy[mask] == (torch.arange(10) % 5)[mask]).any())
         (4, False)
     """
-    check_noise("symmetric_uniform", labels, num_classes, rate)
+    num_classes, rate, seed = check_noise("symmetric_uniform", labels, num_classes, rate, seed)
     generator = noise_generator(seed)
     wrong = share_of_all(labels, rate, generator)
     offset = torch.randint(1, num_classes, (len(wrong),), generator=generator)
@@ -75,7 +75,7 @@ def symmetric_inclusive(
         >>> 400 < int(mask.sum()) < 600
         True
     """
-    check_noise("symmetric_inclusive", labels, num_classes, rate)
+    num_classes, rate, seed = check_noise("symmetric_inclusive", labels, num_classes, rate, seed)
     generator = noise_generator(seed)
     wrong = share_of_all(labels, rate, generator)
     drawn = torch.randint(0, num_classes, (len(wrong),), generator=generator)
@@ -107,7 +107,7 @@ def symmetric_next(
         >>> int(mask[:3].sum()), int(mask[3:].sum())
         (1, 1)
     """
-    check_noise("symmetric_next", labels, num_classes, rate)
+    num_classes, rate, seed = check_noise("symmetric_next", labels, num_classes, rate, seed)
     following = {label: (label + 1) % num_classes for label in range(num_classes)}
     # 0.29 * 100 is 28.999... in binary; the user's 29 % of 100 is 29.
     return change_per_class(labels, following, seed, lambda size: math.floor(rate * size + 1e-9))
@@ -136,6 +136,6 @@ def pairflip(labels: Tensor, num_classes: int, rate: float, seed: int) -> tuple[
         >>> int(noisy.sum()), int(mask.sum())
         (2, 2)
     """
-    check_noise("pairflip", labels, num_classes, rate)
+    num_classes, rate, seed = check_noise("pairflip", labels, num_classes, rate, seed)
     wrong = share_of_all(labels, rate, noise_generator(seed))
     return change(labels, wrong, (labels[wrong].long() + 1) % num_classes)

@@ -1,6 +1,7 @@
 """CIFAR through torchvision's own reading, checksums included, and through an archive of JPEGs."""
 
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -9,11 +10,18 @@ import torch
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from torch import nn
 
-from lightning_alignprune.data import CIFAR10DataModule, CIFAR100DataModule, LabelNoise
+from lightning_alignprune.data import (
+    CIFAR10DataModule,
+    CIFAR100DataModule,
+    LabelNoise,
+    Loading,
+    Split,
+)
 
 from .made import jpeg_archive, make_cifar10, make_cifar100, make_human_labels
 
-SMALL = {"reference_size": 5, "val_size": 0.1, "batch_size": 8}
+SPLIT = Split(reference_size=5, val_size=0.1)
+SMALL = {"split": SPLIT, "loading": Loading(batch_size=8)}
 
 
 def ready(data):
@@ -59,15 +67,15 @@ def test_noise_reaches_training_labels_only(folder: Path) -> None:
 
 def test_a_sample_has_the_same_label_whatever_is_held_out(folder: Path) -> None:
     noise = LabelNoise("symmetric_uniform", rate=0.5)
-    few = ready(CIFAR10DataModule(str(folder), noise, reference_size=1, val_size=0)).sets.train
-    many = ready(CIFAR10DataModule(str(folder), noise, reference_size=30, val_size=0)).sets.train
+    few = ready(CIFAR10DataModule(str(folder), noise, split=Split(1, 0))).sets.train
+    many = ready(CIFAR10DataModule(str(folder), noise, split=Split(30, 0))).sets.train
     label_of = dict(zip(few.rows.tolist(), few.labels.tolist(), strict=True))
     common = [(row, y) for row, y in zip(many.rows.tolist(), many.labels.tolist(), strict=True)]
     assert all(label_of.get(row, y) == y for row, y in common)
 
 
 def test_loaders_give_normalised_batches_of_the_sizes_asked_for(folder: Path) -> None:
-    data = ready(CIFAR10DataModule(str(folder), eval_batch_size=3, **SMALL))
+    data = ready(CIFAR10DataModule(str(folder), split=SPLIT, loading=Loading(8, eval_batch_size=3)))
     x, y = next(iter(data.train_dataloader()))
     assert x.shape == (8, 3, 32, 32)
     assert (x.dtype, y.dtype) == (torch.float32, torch.int64)
@@ -79,22 +87,18 @@ def test_loaders_give_normalised_batches_of_the_sizes_asked_for(folder: Path) ->
 
 
 def test_train_size_takes_a_part_of_the_rest(folder: Path) -> None:
-    data = ready(CIFAR10DataModule(str(folder), train_size=11, **SMALL))
+    data = ready(CIFAR10DataModule(str(folder), split=replace(SPLIT, train_size=11)))
     assert len(data.sets.train) == 11
 
 
 def test_the_test_set_is_the_reference_only_if_named(folder: Path) -> None:
-    data = ready(CIFAR10DataModule(str(folder), reference_size=0, val_size=0))
+    data = ready(CIFAR10DataModule(str(folder), split=Split(0, 0)))
     with pytest.raises(MisconfigurationException, match="Set reference_size above 0"):
         data.reference_dataloader()
     assert data.val_dataloader() == []
-    named = ready(
-        CIFAR10DataModule(str(folder), reference_size=0, val_size=0, reference_source="test")
-    )
+    named = ready(CIFAR10DataModule(str(folder), split=Split(0, 0, reference_source="test")))
     assert named.reference_dataloader().dataset is named.sets.test
-    by_val = ready(
-        CIFAR10DataModule(str(folder), reference_size=0, val_size=5, reference_source="val")
-    )
+    by_val = ready(CIFAR10DataModule(str(folder), split=Split(0, 5, reference_source="val")))
     assert by_val.reference_dataloader().dataset is by_val.sets.val
 
 
@@ -145,9 +149,7 @@ def test_cifar100_has_its_own_files_and_human_labels(tmp_path: Path, monkeypatch
 def test_a_jpeg_archive_stands_in_for_the_official_files(tmp_path: Path) -> None:
     path = tmp_path / "images.npz"
     jpeg_archive(path)
-    data = ready(
-        CIFAR10DataModule(jpeg_archive=str(path), reference_size=2, val_size=2, download=True)
-    )
+    data = ready(CIFAR10DataModule(jpeg_archive=str(path), split=Split(2, 2), download=True))
     assert [len(part) for part in data.sets] == [8, 2, 2, 5]
     assert data.sets.test.labels.tolist() == [0, 1, 2, 3, 4]
     reds = data.sets.train.inputs[:, 0, 16, 16]
@@ -164,18 +166,31 @@ def test_a_jpeg_archive_that_lacks_an_entry_is_named(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("arguments", "text"),
+    ("arguments", "name"),
     [
-        ({"batch_size": 0}, r"CIFAR10DataModule: expected batch_size in \[1, inf\), got 0"),
-        ({"eval_batch_size": 0}, "expected eval_batch_size"),
-        ({"num_workers": -1}, "expected num_workers"),
-        ({"split_seed": -1}, "expected split_seed"),
-        ({"reference_source": "train"}, "expected reference_source to be one of 'held_out'"),
+        ({"data_dir": 3}, "data_dir"),
+        ({"noise": "pairflip"}, "noise"),
+        ({"jpeg_archive": 3}, "jpeg_archive"),
+        ({"download": "no"}, "download"),
+        ({"mean": 0.5}, "mean"),
+        ({"std": (0.2, "0.2", 0.2)}, "std"),
+        ({"train_transform": 1}, "train_transform"),
+        ({"eval_transform": nn.Identity}, "eval_transform"),
+        ({"split": 5}, "split"),
+        ({"loading": {"batch_size": 8}}, "loading"),
     ],
 )
-def test_bad_values_fail_in_the_constructor(arguments, text) -> None:
-    with pytest.raises(ValueError, match=text):
+def test_a_wrong_kind_is_named(arguments, name) -> None:
+    with pytest.raises(TypeError, match=rf"^CIFAR10DataModule: expected {name} .*, got "):
         CIFAR10DataModule(**arguments)
+
+
+def test_wrong_values_fail_in_the_constructor(tmp_path) -> None:
+    with pytest.raises(ValueError, match="expected mean to be 3 numbers"):
+        CIFAR10DataModule(mean=(0.5, 0.5))
+    with pytest.raises(ValueError, match=r"expected std in \(0, inf\), got 0"):
+        CIFAR10DataModule(std=(0.2, 0, 0.2))
+    assert CIFAR10DataModule(tmp_path).data_dir == str(tmp_path)
 
 
 def test_no_datasets_before_setup() -> None:

@@ -10,12 +10,14 @@ from lightning_alignprune.data import (
     Clothing1MDataModule,
     ImageFolderDataModule,
     LabelNoise,
+    Loading,
+    Split,
     WebVisionDataModule,
 )
 
 from .made import CLASSES, make_clothing, make_imagenet, make_webvision
 
-SMALL = {"image_size": 8, "batch_size": 4, "num_workers": 0}
+SMALL = {"image_size": 8, "loading": Loading(4, num_workers=0)}
 
 
 @pytest.fixture
@@ -34,7 +36,7 @@ def clothing(tmp_path: Path) -> Path:
 
 
 def test_folders_are_read_in_the_order_of_torchvision(imagenet: Path) -> None:
-    data = ImageFolderDataModule(str(imagenet), reference_size=3, val_size=3, **SMALL)
+    data = ImageFolderDataModule(str(imagenet), split=Split(3, 3), **SMALL)
     data.setup()
     theirs = torchvision.datasets.ImageFolder(str(imagenet / "train"))
     assert data.class_names == tuple(theirs.classes) == CLASSES
@@ -50,7 +52,7 @@ def test_folders_are_read_in_the_order_of_torchvision(imagenet: Path) -> None:
 @pytest.mark.parametrize("num_workers", [0, 2])
 def test_images_are_decoded_by_the_workers(imagenet: Path, num_workers: int) -> None:
     data = ImageFolderDataModule(
-        str(imagenet), reference_size=2, val_size=0, **{**SMALL, "num_workers": num_workers}
+        str(imagenet), split=Split(2, 0), image_size=8, loading=Loading(4, num_workers=num_workers)
     )
     data.setup()
     for loader in (data.train_dataloader(), data.reference_dataloader(), data.test_dataloader()):
@@ -61,7 +63,7 @@ def test_images_are_decoded_by_the_workers(imagenet: Path, num_workers: int) -> 
 
 def test_noise_on_folders_reaches_training_only(imagenet: Path) -> None:
     noise = LabelNoise("asymmetric_next", rate=1.0)
-    data = ImageFolderDataModule(str(imagenet), noise, reference_size=3, val_size=3, **SMALL)
+    data = ImageFolderDataModule(str(imagenet), noise, split=Split(3, 3), **SMALL)
     data.setup()
     train, reference, *_ = data.sets
     assert torch.equal(train.labels, (train.clean_labels + 1) % 3)
@@ -84,9 +86,7 @@ def test_an_unknown_test_class_and_an_empty_class_are_named(imagenet: Path) -> N
 
 
 def test_webvision_keeps_the_first_classes_in_list_order(webvision: Path) -> None:
-    data = WebVisionDataModule(
-        str(webvision), first_classes=3, reference_size=3, val_size=4, **SMALL
-    )
+    data = WebVisionDataModule(str(webvision), first_classes=3, split=Split(3, 4), **SMALL)
     data.setup()
     train, reference, val, test = data.sets
     assert train.labels.tolist() == [2, 2, 2, 1, 1, 1, 0, 0, 0]
@@ -118,7 +118,7 @@ def test_webvision_says_what_is_missing_or_damaged(webvision: Path) -> None:
 
 
 def test_clothing1m_trains_noisy_and_checks_clean(clothing: Path) -> None:
-    data = Clothing1MDataModule(str(clothing), reference_size=2, **SMALL)
+    data = Clothing1MDataModule(str(clothing), split=Split(reference_size=2), **SMALL)
     data.setup()
     train, reference, val, test = data.sets
     assert train.labels.tolist() == list(range(9))

@@ -5,11 +5,11 @@ from pathlib import Path
 import pytest
 import torch
 
-from lightning_alignprune.data import LabelNoise, NewsDataModule
+from lightning_alignprune.data import LabelNoise, NewsDataModule, Split
 
 from .made import NEWS_NAMES, make_news
 
-SMALL = {"num_terms": 30, "num_features": 4, "reference_size": 5, "val_size": 5}
+SMALL = {"num_terms": 30, "num_features": 4, "split": Split(5, 5)}
 
 
 @pytest.fixture
@@ -35,7 +35,9 @@ def test_texts_become_standardised_features_in_file_order(folder: Path) -> None:
 
 def test_features_are_the_same_for_every_split_and_noise(folder: Path) -> None:
     one = NewsDataModule(str(folder), **SMALL)
-    two = NewsDataModule(str(folder), LabelNoise("pairflip", 0.5), split_seed=3, **SMALL)
+    two = NewsDataModule(
+        str(folder), LabelNoise("pairflip", 0.5), **{**SMALL, "split": Split(5, 5, seed=3)}
+    )
     one.setup()
     two.setup()
     assert torch.equal(one.sets.train.inputs, two.sets.train.inputs)
@@ -50,9 +52,7 @@ def test_groups_join_topics_by_the_first_part_of_their_names(folder: Path) -> No
 
 
 def test_without_svd_the_tfidf_values_stay(folder: Path) -> None:
-    data = NewsDataModule(
-        str(folder), num_terms=30, num_features=None, reference_size=5, val_size=5
-    )
+    data = NewsDataModule(str(folder), num_terms=30, num_features=None, split=Split(5, 5))
     data.setup()
     inputs = data.sets.train.inputs
     assert inputs.shape == (50, 30)
