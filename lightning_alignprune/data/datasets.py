@@ -15,6 +15,8 @@ from torch import Tensor
 from torch.utils.data import Dataset
 from typing_extensions import override
 
+from lightning_alignprune._checks import check_bool, check_callable
+
 Transform = Callable[[Any], Any]
 
 
@@ -65,6 +67,9 @@ class InMemoryDataset(LabelledDataset):
         per_sample: Whether ``transform`` takes one sample. Else it takes a batch (B, ...) and must
             treat each row on its own, as random transforms of torchvision do not.
 
+    Raises:
+        TypeError: If ``transform`` cannot be called or ``per_sample`` is no bool.
+
     Example:
         >>> data = InMemoryDataset(torch.arange(6.0), torch.tensor([0, 1, 0, 1, 0, 1]))
         >>> data[3], data.__getitems__([0, 5])
@@ -82,8 +87,9 @@ class InMemoryDataset(LabelledDataset):
     ) -> None:
         super().__init__(labels, rows, clean_labels)
         self.inputs = inputs
-        self.transform = transform
-        self.per_sample = per_sample
+        remedy = "Pass a function or a module."
+        self.transform = check_callable("InMemoryDataset", "transform", transform, remedy=remedy)
+        self.per_sample = check_bool("InMemoryDataset", "per_sample", per_sample)
 
     @override
     def __getitem__(self, index: int) -> tuple[Tensor, int]:
@@ -112,6 +118,9 @@ class ImageFileDataset(LabelledDataset):
         rows: Shape (N,), int64; None for all.
         clean_labels: Shape (M,), int64, or None.
         transform: Takes a PIL image in RGB.
+
+    Raises:
+        TypeError: If ``transform`` cannot be called.
     """
 
     def __init__(
@@ -126,7 +135,8 @@ class ImageFileDataset(LabelledDataset):
         super().__init__(labels, rows, clean_labels)
         self.root = Path(root)
         self.paths = packed_paths(paths) if not isinstance(paths, np.ndarray) else paths
-        self.transform = transform
+        remedy = "Pass a function or a module."
+        self.transform = check_callable("ImageFileDataset", "transform", transform, remedy=remedy)
 
     def path(self, index: int) -> Path:
         """Return where the image of a sample lies."""

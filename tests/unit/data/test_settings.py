@@ -187,6 +187,12 @@ def test_a_data_module_without_its_parts_cannot_be_made():
             kind()
 
 
+@pytest.mark.parametrize("arguments", [{"per_sample": "no"}, {"transform": torch.nn.Identity}])
+def test_a_wrong_kind_of_a_dataset_is_named(arguments):
+    with pytest.raises(TypeError, match=f"InMemoryDataset: expected {next(iter(arguments))} to be"):
+        InMemoryDataset(torch.ones(3), torch.arange(3), **arguments)
+
+
 def test_a_dataset_without_its_samples_cannot_be_made():
     class Half(LabelledDataset):
         pass
