@@ -167,45 +167,6 @@ def check_float(
     return number
 
 
-def check_number(
-    owner: str,
-    argument: str,
-    value: object,
-    *,
-    low: float,
-    high: float = math.inf,
-    low_open: bool = False,
-    high_open: bool = False,
-    integer: bool = False,
-    remedy: str,
-) -> float:
-    """Check as :func:`check_int` or :func:`check_float` do: the old name of both."""
-    if integer:
-        last = None if high == math.inf else int(high)
-        return check_int(
-            owner,
-            argument,
-            value,
-            low=int(low),
-            high=None if high_open else last,
-            below=last if high_open else None,
-            remedy=remedy,
-        )
-    return check_float(
-        owner,
-        argument,
-        value,
-        low=None if low_open else low,
-        above=low if low_open else None,
-        high=None if high_open or high == math.inf else high,
-        below=high if high_open else None,
-        remedy=remedy,
-    )
-
-
-# ---- several numbers ----------------------------------------------------------------------------
-
-
 def check_ints(
     owner: str,
     argument: str,

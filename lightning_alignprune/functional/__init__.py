@@ -10,7 +10,7 @@ from lightning_alignprune.functional.calibration import (
 from lightning_alignprune.functional.coreset import moderate_subset, small_loss_subset
 from lightning_alignprune.functional.draws import draw_seed, sample_keys, uniform
 from lightning_alignprune.functional.early_stopping import mean_second_difference
-from lightning_alignprune.functional.grouping.kmeans import (
+from lightning_alignprune.functional.grouping import (
     group_labels,
     optimal_cuts,
     sliding_window,

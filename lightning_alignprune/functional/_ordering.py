@@ -15,9 +15,10 @@ def ordered_keys(values: Tensor) -> Tensor:
     return _flip(values.view(torch.int64 if values.dtype == torch.float64 else torch.int32))
 
 
-def from_keys(keys: Tensor) -> Tensor:
-    """Turn integer keys of float32 values, of any integer type, back into these values."""
-    return _flip(keys.to(torch.int32)).view(torch.float32)
+def from_keys(keys: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
+    """Turn keys, of any integer type, back into the float32 or float64 values they stand for."""
+    integer = torch.int64 if dtype == torch.float64 else torch.int32
+    return _flip(keys.to(integer)).view(dtype)
 
 
 def _flip(bits: Tensor) -> Tensor:

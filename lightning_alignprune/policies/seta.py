@@ -6,8 +6,7 @@ from torch import Tensor
 from typing_extensions import override
 
 from lightning_alignprune._checks import check_choice, check_float, check_int
-from lightning_alignprune.functional.grouping.kmeans import sliding_window, window_selection
-from lightning_alignprune.functional.grouping.over_ranks import window_selection_over_ranks
+from lightning_alignprune.functional.grouping import sliding_window, window_selection
 from lightning_alignprune.functional.selection import Selection
 from lightning_alignprune.policies.base import Policy, SelectionContext
 
@@ -74,10 +73,14 @@ class SeTa(Policy):
     def select(self, scores: Tensor, context: SelectionContext) -> Selection:
         # The public counter is 0 in the first epoch, which has no losses and is never pruned here.
         window = sliding_window(self.num_groups, self.window_fraction, context.num_selections + 1)
-        easy_end = context.easy_end if self.easy_end == "auto" else self.easy_end
-        draw = (self.keep_fraction, context.indices, context.seed, context.epoch)
-        if context.all_reduce is not None:
-            return window_selection_over_ranks(
-                scores, self.num_groups, window, *draw, context.all_reduce, easy_end
-            )
-        return window_selection(scores, self.num_groups, window, *draw, easy_end)
+        return window_selection(
+            scores,
+            self.num_groups,
+            window,
+            self.keep_fraction,
+            context.indices,
+            context.seed,
+            context.epoch,
+            context.easy_end if self.easy_end == "auto" else self.easy_end,
+            context.all_reduce,
+        )

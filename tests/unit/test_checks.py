@@ -17,7 +17,6 @@ from lightning_alignprune._checks import (
     check_instance,
     check_int,
     check_ints,
-    check_number,
     check_path,
 )
 
@@ -181,11 +180,3 @@ def test_callables_and_paths():
     assert check_path("X", "folder", Path("a") / "b", **REMEDY) == str(Path("a") / "b")
     with pytest.raises(TypeError, match=r"X: expected folder to be a path, got 3\. Do this"):
         check_path("X", "folder", 3, **REMEDY)
-
-
-def test_the_old_name_of_the_number_checks():
-    assert check_number("X", "n", 3, low=1, integer=True, **REMEDY) == 3
-    with pytest.raises(ValueError, match=r"X: expected n in \[0, 3\), got 3"):
-        check_number("X", "n", 3, low=0, high=3, high_open=True, integer=True, **REMEDY)
-    with pytest.raises(ValueError, match=r"X: expected r in \(0, 1\], got 0"):
-        check_number("X", "r", 0, low=0, high=1, low_open=True, **REMEDY)

@@ -1,150 +1,153 @@
 """The search behind :func:`~lightning_alignprune.functional.optimal_cuts`.
 
-Legend: ``k`` groups, ``n`` finite scores in ascending order. A *position* p cuts the sorted scores
-into [0, p) and [p, n); a *block* is a run of positions that may hold a cut.
+Legend: ``k`` groups, ``M`` thresholds, called *ends*; two neighbours enclose a *block* of scores. A
+cut is at an end or inside a block.
 
-How it works. With prefix sums the cost of any group is known in constant time, so the best cuts
-among a few hundred positions come from a small dynamic programme. The search starts with coarse
-positions and then looks only where an optimal cut can still be. Two arguments exclude the rest:
+How it works. A round finds the best cuts at some hundred ends by dynamic programming, drops each
+end and block that provably has no optimal cut, and splits the other blocks. When none is left,
+nothing can be better. Of the scores it needs only count, sum and sum of squares below each end:
+three numbers that add up over ranks.
 
-- A bound. Moving a cut from the inside of a block to the better of its two ends raises the cost by
-  at most ``2 * D * gap``, with ``D <= n_b * h / 4`` for a block of n_b scores that spans h, and
-  ``gap`` the distance of the two centres beside the cut (collapse the block to its mean: the cost
-  is then concave in the share that goes left, so an end is best).
-- A squeeze. An optimal cut separates the scores below the midpoint of the two means beside it from
-  those above. If the cuts are known to be at or above some positions, then the means and the
-  midpoints are at or above those of the positions, which may exclude more; the same from above.
+Why blocks can be dropped. Take optimal cuts, and one of them inside a block of n_b scores that span
+h. Move it to the end with fewer scores between: at most ``n_b / 2`` scores go to the neighbouring
+centre. With the centres held each costs ``2 * gap * (its distance from the middle of the two
+centres)`` more, gap being the distance of the centres; the middle is inside the block, so the move
+costs at most ``rise = n_b * h * gap``. Moves of several cuts add up, and keep their order. So the
+cost at the ends, less the rises of the cuts moved, is a lower bound of the least cost: what even so
+is above the best cost found can go. Two bounds of the gap, the lower counts:
 
-The refinement ends when no surviving block spans more than one value, and then nothing can be
-better.
+- The mean of a group rises with its ends, and the ends where its cuts may be are known.
+- Pair the scores that move with as many across the cut: the gap is at most h and the distances of a
+  pair from their centres, whose squares are part of the least cost. So at most
+  ``h + 2 * sqrt(cost / n_b)`` counts, which no outlier far away makes loose.
 """
-
-import math
 
 import torch
 from torch import Tensor
 
-from lightning_alignprune.functional.grouping._sorted_sums import ROUNDING, Bounds, Sums
+from lightning_alignprune.functional._ordering import ordered_keys
+from lightning_alignprune.functional.grouping._score_sums import ScoreSums
 
-_PARTS = 64  # parts a layer is split into per round: small matrices, few rounds
-_TOO_SLOW = 0.995  # a squeeze that leaves a larger share gains less than a round of the search
-
-
-class Layer:
-    """Where one of the cuts may still be: disjoint ascending blocks, and their ends."""
-
-    def __init__(self, low: Tensor, high: Tensor) -> None:
-        self.low, self.high = low, high
-        self.ends: Tensor = torch.unique(torch.cat([low, high]))
-
-    def spans(self, values: Tensor) -> Tensor:
-        return values[self.high - 1].double() - values[self.low].double()
-
-    def within(self, low: int, high: int) -> "Layer":
-        """Cut off what is below one position or above another."""
-        stays = (self.high >= low) & (self.low <= high)
-        return Layer(self.low[stays].clamp(min=low), self.high[stays].clamp(max=high))
-
-    def refined(self, values: Tensor) -> "Layer":
-        """Split each block that spans more than one value, by count and by value."""
-        spans = self.spans(values)
-        splits = spans > 0
-        if not bool(splits.any()):
-            return self
-        low, high, spans = self.low[splits], self.high[splits], spans[splits]
-        num = max(2, _PARTS // len(low))
-        share = torch.arange(1, num, dtype=torch.float64) / num
-        by_count = low.unsqueeze(1) + ((high - low).unsqueeze(1) * share).long()
-        by_value = values[low].unsqueeze(1) + spans.unsqueeze(1) * share
-        by_value = torch.searchsorted(values, by_value.flatten().to(values.dtype))
-        ends: Tensor = torch.unique(torch.cat([self.ends, by_count.flatten(), by_value]))
-        # Two neighbouring ends make a block only inside a block of before.
-        parent = torch.searchsorted(self.low, ends[:-1], right=True) - 1
-        is_block = (parent >= 0) & (ends[:-1] < self.high[parent])
-        return Layer(ends[:-1][is_block], ends[1:][is_block])
+_PARTS = 128  # per cut and round
+_LOOSE = 1e-3  # of a cut's largest rise; splitting blocks of less would be in vain
+_ROUNDING = 1e-12  # of a cost, relative
+_HUGE = 1e300  # instead of infinity, which cannot be subtracted
 
 
-def optimal_positions(values: Tensor, num_groups: int) -> Tensor:
-    """Return the k - 1 optimal positions in sorted values with at least k distinct ones."""
-    sums = Sums(values)
-    whole = Layer(torch.tensor([0]), torch.tensor([len(values)])).refined(values)
-    layers = [whole] * (num_groups - 1)
-    while True:
-        through, best, positions = _solve(sums, layers)
-        survivors, is_final = _surviving(sums, layers, through, best)
-        if is_final:
-            return positions
-        layers = [layer.refined(values) for layer in _squeezed(sums, survivors)]
+def optimal_thresholds(scores: ScoreSums, num_groups: int) -> Tensor:
+    """Return optimal cuts as keys, ascending: k - 1, or fewer where groups would be empty."""
+    infinity = int(ordered_keys(torch.tensor(torch.inf, dtype=scores.dtype)))
+    # No block spans the zero, so that the difference of two keys cannot overflow.
+    ends = torch.tensor([1 - infinity, 0, infinity])
+    at_end = torch.zeros(num_groups - 1, 3, dtype=torch.bool)
+    inside = torch.ones(num_groups - 1, 2, dtype=torch.bool)
+    splits = inside[0]
+    while bool(inside.any()):
+        kept = (at_end | _beside(inside)).any(0)
+        kept[[0, -1]] = True
+        finer = torch.unique(torch.cat([ends[kept], _inner_ends(scores, ends, inside, splits)]))
+        inside = inside[:, torch.searchsorted(ends, finer[:-1], right=True) - 1]
+        moved = torch.zeros(num_groups - 1, len(finer), dtype=torch.bool)
+        moved[:, torch.searchsorted(finer, ends[kept])] = at_end[:, kept]
+        ends = finer
+        current = Round(scores, ends, moved, inside)
+        at_end, inside, splits = current.survivors()
+    below = current.below[0, current.cuts]
+    # A cut counts if there are scores between it and the one before, and some above it.
+    counts = (below.diff(prepend=below.new_zeros(1)) > 0) & (below < scores.num)
+    return ends[current.cuts[counts]]
 
 
-def _solve(sums: Sums, layers: list[Layer]) -> tuple[list[Tensor], float, Tensor]:
-    """Give the least cost through each end of each layer, the least cost, and its positions."""
-    marks = [sums.at(layer.ends) for layer in layers]
-    first, last = sums.at(torch.tensor([0])), sums.at(torch.tensor([sums.num]))
-    heads = [first.cost(marks[0])[0]]
-    for j in range(1, len(marks)):
-        heads.append(marks[j - 1].cheapest(marks[j], heads[-1]))
-    tails = [marks[-1].cost(last)[:, 0]]
-    for j in range(len(marks) - 1, 0, -1):
-        tails.append(marks[j - 1].cheapest_after(marks[j], tails[-1]))
-    through = [head + tail for head, tail in zip(heads, reversed(tails), strict=True)]
-    chosen = last
-    positions = []
-    for head, starts in zip(reversed(heads), reversed(marks), strict=True):
-        at = int((head + starts.cost(chosen)[:, 0]).argmin())
-        chosen = starts.part(slice(at, at + 1))
-        positions.append(chosen.position)
-    return through, float(through[-1].min()), torch.cat(positions[::-1])
+class Round:
+    """The best cuts at some ends, and where better ones may be: one collective.
 
-
-def _surviving(
-    sums: Sums, layers: list[Layer], through: list[Tensor], best: float
-) -> tuple[list[Layer], bool]:
-    """Drop the blocks that cannot hold an optimal cut; say whether nothing is left to refine.
-
-    Two bounds, the lower counts. One is that of the module's docstring, summed over the cuts. The
-    other needs no gap: collapsing the cut blocks moves the data by at most sqrt(s), s their sum of
-    squares, and the root of a k-means cost is a distance, so it moves by no more.
+    Args:
+        scores: The scores.
+        ends: Shape (M,), keys, ascending; all scores are between the outer ones.
+        at_end: Shape (k - 1, M), bool. At which ends each cut may be, beside those of ``inside``.
+        inside: Shape (k - 1, M - 1), bool. Inside which blocks each cut may be.
     """
-    below, above = _hull(sums, layers)
-    rises, squares = [], []
-    for j, layer in enumerate(layers):
-        gap = max(0.0, above.mean(j + 1) - below.mean(j))
-        spans, count = layer.spans(sums.values), layer.high - layer.low
-        rises.append(count * spans * (gap / 2))
-        squares.append(count * spans.square() / 4)
-    most_rise = [float(rise.max()) for rise in rises]
-    most_square = [float(square.max()) for square in squares]
-    if not any(most_square):
-        return layers, True
-    survivors = []
-    for j, layer in enumerate(layers):
-        by_rise = best + (sum(most_rise) - most_rise[j]) + rises[j]
-        square = (sum(most_square) - most_square[j]) + squares[j]
-        by_distance = (best**0.5 + square.sqrt()).square() + square
-        limit = torch.minimum(by_rise, by_distance) * (1 + ROUNDING)
-        low = through[j][torch.searchsorted(layer.ends, layer.low)]
-        high = through[j][torch.searchsorted(layer.ends, layer.high)]
-        stays = torch.minimum(low, high) <= limit
-        survivors.append(Layer(layer.low[stays], layer.high[stays]))
-    return survivors, False
+
+    def __init__(self, scores: ScoreSums, ends: Tensor, at_end: Tensor, inside: Tensor) -> None:
+        self.below, self.centre = scores.below(ends), scores.centre
+        self.low, self.high = scores.value(ends[:-1]).double(), scores.value(ends[1:] - 1).double()
+        self.count = self.below[0].diff()
+        self.inside = inside & (self.count > 1) & (ends.diff() > 1)
+        outer = torch.tensor([0, len(ends) - 1])
+        at = [row.nonzero().squeeze(1) for row in at_end | _beside(inside)]
+        self.at = [outer[:1], *at, outer[1:]]
+        self.costs = [self._cost(*pair) for pair in zip(self.at[:-1], self.at[1:], strict=True)]
+        self.best, self.cuts = self._solve()
+
+    def _cost(self, starts: Tensor, stops: Tensor) -> Tensor:
+        """Sum of squares around the mean between ends; inf where it runs backwards."""
+        sums = self.below[:, stops].unsqueeze(1) - self.below[:, starts].unsqueeze(2)
+        count, first, second = sums
+        cost: Tensor = second.sub_(first.square_().div_(count.clamp_(min=1.0))).clamp_(min=0.0)
+        return cost.masked_fill_(starts.unsqueeze(1) > stops, torch.inf)
+
+    def _solve(self) -> tuple[float, Tensor]:
+        """Find the least cost at the ends, and the cuts that have it, shape (k - 1,)."""
+        head, origins = self.costs[0][0], []
+        for cost in self.costs[1:]:
+            head, origin = (cost + head.unsqueeze(1)).min(0)
+            origins.append(origin)
+        place, cuts = 0, []
+        for origin, at in zip(origins[::-1], self.at[-2:0:-1], strict=True):
+            place = int(origin[place])
+            cuts.append(at[place])
+        return float(head[0]), torch.stack(cuts[::-1])
+
+    def survivors(self) -> tuple[Tensor, Tensor, Tensor]:
+        """Tell at which ends and inside which blocks each cut may be, and which blocks to split."""
+        rises = torch.stack([self._rises(cut) for cut in range(len(self.inside))])
+        bounds = self._bounds(_beside(rises))
+        limit = self.best * (1 + _ROUNDING)
+        inside = self.inside & (torch.minimum(bounds[:, :-1], bounds[:, 1:]) - rises <= limit)
+        at_end = bounds <= limit
+        at_end[:, 1:] &= ~(at_end[:, :-1] & (self.count == 0))  # the same groups as one end before
+        loosest = (rises * inside).amax(1, keepdim=True)
+        return at_end, inside, (inside & (rises >= _LOOSE * loosest)).any(0)
+
+    def _bounds(self, rises: Tensor) -> Tensor:
+        """Least cost through each end less the rises of the other cuts, (k - 1, M)."""
+        before, after = [self.costs[0][0]], [self.costs[-1][:, 0]]
+        for cut in range(1, len(rises)):
+            less = before[-1] - rises[cut - 1, self.at[cut]]
+            before.append((self.costs[cut] + less.unsqueeze(1)).amin(0))
+            less = after[-1] - rises[-cut, self.at[-1 - cut]]
+            after.append((self.costs[-1 - cut] + less).amin(1))
+        bounds = torch.full_like(rises, torch.inf)
+        for row, at, head, tail in zip(bounds, self.at[1:-1], before, after[::-1], strict=True):
+            row[at] = head + tail
+        return bounds
+
+    def _rises(self, cut: int) -> Tensor:
+        """Bound what it costs to move a cut from inside each block to an end, (M - 1,)."""
+        # Where nothing is between the block and the farthest end, the block itself has the mean.
+        count, first, _ = self.below[:, self.at[cut + 2][-1:]] - self.below[:, 1:]
+        above = torch.where(count > 0, first / count, self.high - self.centre)
+        count, first, _ = self.below[:, :-1] - self.below[:, self.at[cut][:1]]
+        below = torch.where(count > 0, first / count, self.low - self.centre)
+        span = self.high - self.low
+        gap = torch.minimum(above - below, span + 2 * (self.best / self.count).sqrt())
+        rises = (self.count * span * gap).clamp(min=0.0, max=_HUGE)
+        return rises.masked_fill(~self.inside[cut], 0.0)
 
 
-def _hull(sums: Sums, layers: list[Layer]) -> tuple[Bounds, Bounds]:
-    low = Bounds(sums, [int(layer.ends[0]) for layer in layers], -1)
-    return low, Bounds(sums, [int(layer.ends[-1]) for layer in layers], 1)
+def _beside(blocks: Tensor) -> Tensor:
+    """The larger of the two blocks beside each end, from (k - 1, M - 1) to (k - 1, M)."""
+    zero = blocks.new_zeros(len(blocks), 1)
+    return torch.maximum(torch.cat([zero, blocks], 1), torch.cat([blocks, zero], 1))
 
 
-def _squeezed(sums: Sums, layers: list[Layer]) -> list[Layer]:
-    """Narrow the layers to what the bounds of the midpoints leave, for as long as that pays."""
-    low, high = _hull(sums, layers)
-    width, left = math.inf, sum(high.ends) - sum(low.ends)
-    while 0 < left <= _TOO_SLOW * width:
-        low.tighten(high)
-        high.tighten(low)
-        width, left = left, sum(high.ends) - sum(low.ends)
-    narrowed = [
-        layer.within(start, stop)
-        for layer, start, stop in zip(layers, low.ends[1:-1], high.ends[1:-1], strict=True)
-    ]
-    return narrowed if all(len(layer.low) for layer in narrowed) else layers
+def _inner_ends(scores: ScoreSums, ends: Tensor, inside: Tensor, splits: Tensor) -> Tensor:
+    """Split blocks by key and by value: evenly on a logarithmic and on a linear scale."""
+    low, high = ends[:-1][splits].unsqueeze(1), ends[1:][splits].unsqueeze(1)
+    num = max(2, _PARTS * len(inside) // int(inside[:, splits].sum()))
+    share = torch.arange(1, num, dtype=torch.float64) / num
+    by_key = low + ((high - low) * share).long()
+    first, last = scores.value(low).double(), scores.value(high - 1).double()
+    by_value = (first + (last - first) * share).to(scores.dtype) + 0.0
+    inner = torch.cat([by_key, ordered_keys(by_value).long()], 1)
+    return inner.maximum(low).minimum(high).flatten()

@@ -13,7 +13,6 @@ from lightning_alignprune.functional import (
     sliding_window,
     window_selection,
 )
-from lightning_alignprune.functional.grouping import _sorted_sums
 from tests import oracles
 
 values = st.lists(st.floats(-1e6, 1e6, width=32, allow_subnormal=False), min_size=1, max_size=10)
@@ -40,11 +39,9 @@ def test_never_worse_than_all_groupings(numbers, k):
     assert inertia <= oracles.least_sum_of_squares(scores, k) + 1e-12 * spread**2
 
 
-@pytest.mark.parametrize("run", [4, 64])  # scores between two stored sums; 64: all are stored
 @pytest.mark.parametrize("k", [2, 3, 7])
 @pytest.mark.parametrize("kind", ["normal", "long tail", "ties", "clumps", "outlier", "even"])
-def test_equals_the_dynamic_programme(kind, k, run, monkeypatch):
-    monkeypatch.setattr(_sorted_sums, "_RUN", run)
+def test_equals_the_dynamic_programme(kind, k):
     generator = torch.Generator().manual_seed(k)
     x = torch.randn(250, generator=generator)
     scores = {

@@ -4,10 +4,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lightning_alignprune.functional import group_labels, optimal_cuts, window_selection
-from lightning_alignprune.functional.grouping.over_ranks import (
-    cuts_over_ranks,
-    window_selection_over_ranks,
-)
 from tests import oracles
 from tests.in_two_shards import in_two_shards
 
@@ -17,7 +13,7 @@ ODD = [NAN, INF, -INF, 0.0, -0.0, 1.0, 1.0000001, 3e38, -3e38, 1e-44, 7.25]
 
 def labels_over_ranks(scores, k):
     return in_two_shards(
-        lambda part, reduce: group_labels(scores[part], cuts_over_ranks(scores[part], k, reduce)),
+        lambda part, reduce: group_labels(scores[part], optimal_cuts(scores[part], k, reduce)),
         len(scores),
     )
 
@@ -74,8 +70,8 @@ def test_the_selection_is_that_of_one_process(kind, easy_end, keep_fraction):
     )
 
     def select(part, reduce):
-        return window_selection_over_ranks(
-            scores[part], 4, window, keep_fraction, indices[part], 3, 2, reduce, easy_end
+        return window_selection(
+            scores[part], 4, window, keep_fraction, indices[part], 3, 2, easy_end, reduce
         ).kept
 
     assert torch.equal(in_two_shards(select, 500), whole.kept)
@@ -91,7 +87,7 @@ def test_what_travels_does_not_grow_with_the_scores():
             return value
 
         scores = torch.randn(num_samples, generator=torch.Generator().manual_seed(0)).exp()
-        cuts_over_ranks(scores, 5, all_reduce)
+        optimal_cuts(scores, 5, all_reduce)
         sizes.append(sum(sent))
         assert len(sent) < 15
     assert max(sizes) < 800_000
