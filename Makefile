@@ -20,7 +20,7 @@ demo: $(VENV)/.demo ## Train full / InfoBatch / AlignPrune on digits with 40 % w
 	$(BIN)/python examples/digits.py
 
 test: $(VENV)/.dev ## Unit and integration tests, doctests
-	$(BIN)/python -m pytest -n 2
+	$(BIN)/python -m pytest -n 2 --dist worksteal
 
 # Other instruction sets and thread counts take sums in another order; what is trained must hold.
 test-machines: $(VENV)/.dev ## Tests of trained behaviour without vector instructions, on 1 and 4 threads
@@ -29,12 +29,12 @@ test-machines: $(VENV)/.dev ## Tests of trained behaviour without vector instruc
 	OMP_NUM_THREADS=4 ALIGNPRUNE_TEST_THREADS=4 $(BIN)/python -m pytest -m trained
 
 test-all: $(VENV)/.dev ## The slow tests too
-	$(BIN)/python -m pytest -n 2 --run-slow
+	ALL_RESUME_POINTS=1 $(BIN)/python -m pytest -n 2 --dist worksteal --run-slow
 
 test-oldest: ## The suite on the oldest supported Lightning and torch
 	$(PYTHON) -m venv .venv-oldest
 	.venv-oldest/bin/python -m pip install --quiet --editable ".[test]" --constraint tests/oldest.txt
-	JSONARGPARSE_DEPRECATION_WARNINGS=off .venv-oldest/bin/python -m pytest -n 2
+	JSONARGPARSE_DEPRECATION_WARNINGS=off .venv-oldest/bin/python -m pytest -n 2 --dist worksteal
 
 check: $(VENV)/.dev ## Formatting, lint, types, spelling
 	$(BIN)/ruff format --check .
