@@ -15,6 +15,7 @@ from lightning_alignprune import (
 from lightning_alignprune.functional.coreset import moderate_subset
 from lightning_alignprune.trainer_access.dataset_labels import read_labels
 from tests.conftest import TinyModule, make_data, make_trainer
+from tests.seeds import enough, successes
 
 
 @pytest.mark.parametrize("reference", ["pseudo", PseudoClean(size=10), PseudoClean(0.3, False)])
@@ -44,15 +45,29 @@ def test_it_trains_and_prunes_without_a_clean_set(reference):
     assert trainer.callback_metrics["pruning/reference_loss"].isfinite()
 
 
-def test_the_choice_is_balanced_where_labels_can_be_read():
+def chosen_as_clean(seed):
+    """The training labels and what is taken for clean after three epochs."""
     callback = DynamicPruningCallback(reference="pseudo", keep_history=True)
-    data = make_data(300)
+    data = make_data(300, seed)
     make_trainer(callback, max_epochs=3).fit(TinyModule(), DataLoader(data, 8))
-    chosen = PseudoClean(size=30).choose(callback.trajectories, read_labels(data))
+    return data, PseudoClean(size=30).choose(callback.trajectories, read_labels(data))
+
+
+def test_the_choice_is_balanced_where_labels_can_be_read():
+    data, chosen = chosen_as_clean(0)
     assert data.tensors[1][chosen].bincount().tolist() == [10, 10, 10]
-    # Small losses are mostly right labels: 20 % of all are wrong.
-    x, y = data.tensors
-    assert (x[chosen, :3].argmax(1) != y[chosen]).float().mean() < 0.1
+
+
+@pytest.mark.trained
+def test_small_losses_are_mostly_right_labels():
+    def few_are_wrong(seed):
+        data, chosen = chosen_as_clean(seed)
+        x, y = data.tensors
+        return int((x[chosen, :3].argmax(1) != y[chosen]).sum()) < 5
+
+    # 20 % of all are wrong, 6 of 30 by chance; among the chosen 3 % (0 to 2 of 30 in 16 seeds),
+    # which makes five or more in one seed of 600: a rate of 0.99 holds.
+    assert successes(few_are_wrong) >= enough(0.99)
 
 
 def test_labels_are_read_without_loading_samples():

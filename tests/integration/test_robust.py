@@ -1,6 +1,7 @@
 """The robust preset in real runs: what it cuts, what it leaves alone, what it refuses."""
 
 from functools import cache, partial
+from typing import NamedTuple
 
 import lightning.pytorch as pl
 import pytest
@@ -8,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from sklearn.datasets import load_digits
-from torch import nn
+from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
 from lightning_alignprune import (
@@ -19,12 +20,12 @@ from lightning_alignprune import (
     PruningSchedule,
     PseudoClean,
     ReferenceRank,
+    SampleLoss,
 )
 from tests.conftest import TinyModule, assert_identical, make_data, make_trainer, weights_of
 from tests.integration.ranked_fits import fit, make_callback, same
 from tests.integration.test_fixed_partition import whole
-
-NUM_TRAIN, NUM_REFERENCE = 1000, 300
+from tests.seeds import enough, successes
 
 
 class Digits(pl.LightningModule):
@@ -45,54 +46,91 @@ class Digits(pl.LightningModule):
 @cache
 def digits():
     x, y = (torch.from_numpy(part) for part in load_digits(return_X_y=True))
-    order = torch.randperm(len(y), generator=torch.Generator().manual_seed(0))
-    return (x[order] / 16).float(), y[order]
+    return (x / 16).float(), y
 
 
-def train_digits(noise, callback=None, epochs=30):
-    """Each wrong label is the next class's; return the test accuracy and who is wrong."""
+class Outcome(NamedTuple):
+    """What came of a run on digits: the share of test images that it gets right, and its choice."""
+
+    accuracy: float
+    is_wrong: Tensor
+    kept: Tensor
+    callback: DynamicPruningCallback | None
+
+    @property
+    def is_found(self):
+        """Nearly all wrong labels are out, and nearly none are left."""
+        wrong_out, wrong_in = ~self.kept[self.is_wrong], self.is_wrong[self.kept]
+        return wrong_out.float().mean() > 0.9 and wrong_in.float().mean() < 0.1
+
+
+def train_digits(seed, noise, robust=True, epochs=20, **kwargs):
+    """Train on labels of which ``noise`` are the next class's. Everything is drawn by the seed."""
     x, y = digits()
-    generator = torch.Generator().manual_seed(1)
-    is_wrong = torch.rand(NUM_TRAIN, generator=generator) < noise
-    labels = torch.where(is_wrong, (y[:NUM_TRAIN] + 1) % 10, y[:NUM_TRAIN])
-    pl.seed_everything(0, verbose=False)
+    size, num_clean = 600, 100
+    generator = torch.Generator().manual_seed(seed)
+    order = torch.randperm(len(y), generator=generator)
+    x, y = x[order], y[order]
+    is_wrong = torch.rand(size, generator=generator) < noise
+    labels = torch.where(is_wrong, (y[:size] + 1) % 10, y[:size])
+    clean = TensorDataset(x[1000 : 1000 + num_clean], y[1000 : 1000 + num_clean])
+    callback = DynamicPruningCallback.robust(clean, **kwargs) if robust else None
+    pl.seed_everything(seed, verbose=False)
     module = Digits()
-    trainer = make_trainer(*([callback] if callback else []), max_epochs=epochs)
-    trainer.fit(module, DataLoader(TensorDataset(x[:NUM_TRAIN], labels), 64, shuffle=True))
-    rest = NUM_TRAIN + NUM_REFERENCE
-    right = module.net(x[rest:]).argmax(1) == y[rest:]
-    return float(right.float().mean()), is_wrong
+    trainer = make_trainer(*([callback] if robust else []), max_epochs=epochs)
+    trainer.fit(module, DataLoader(TensorDataset(x[:size], labels), 64, shuffle=True))
+    is_right = module.net(x[1300:]).argmax(1) == y[1300:]
+    selection = callback.decision.selection if robust else None
+    kept = torch.ones_like(is_wrong) if selection is None else selection.kept
+    return Outcome(float(is_right.float().mean()), is_wrong, kept, callback)
 
 
-def clean_digits(size=NUM_REFERENCE):
-    x, y = digits()
-    return TensorDataset(x[NUM_TRAIN:][:size], y[NUM_TRAIN:][:size])
-
-
-@pytest.mark.xfail(
-    reason="the preset waits for a reference loss that keeps improving and may never cut"
-)
+@pytest.mark.trained
 def test_labels_taken_for_the_next_class_are_found_and_left_out():
-    plain, _ = train_digits(0.4)
-    callback = DynamicPruningCallback.robust(clean_digits())
-    robust, is_wrong = train_digits(0.4, callback)
-    kept = callback.decision.selection.kept
-    assert is_wrong[kept].float().mean() < 0.1
-    assert (~kept)[is_wrong].float().mean() > 0.9
-    assert robust > plain + 0.1
-    assert callback.trajectories.best_epoch is not None
+    def is_helped(seed):
+        plain = train_digits(seed, 0.4, robust=False)
+        robust = train_digits(seed, 0.4, policy=MixtureCut(patience=0))
+        return robust.is_found and robust.accuracy > plain.accuracy + 0.05
+
+    # In 16 of 16 seeds: at most 2 % of what was kept was wrong, and accuracy was higher by 0.15 to
+    # 0.32, 0.24 on average with a spread of 0.05. A rate of 0.99 is on the safe side.
+    assert successes(is_helped) >= enough(0.99)
 
 
+@pytest.mark.trained
+@pytest.mark.xfail(
+    reason="the preset waits for a reference loss that has stopped improving; where it improves "
+    "to the end nothing is cut"
+)
+def test_they_are_found_with_the_presets_own_patience():
+    def is_found(seed):
+        return train_digits(seed, 0.4, epochs=30).is_found
+
+    # In 12 of 14 runs, and in 13 of 16 on 1,000 samples; in the others nothing was cut at all.
+    assert successes(is_found) >= enough(0.99)
+
+
+@pytest.mark.trained
 def test_clean_labels_are_left_alone():
-    plain, _ = train_digits(0.0)
-    callback = DynamicPruningCallback.robust(clean_digits())
-    robust, _ = train_digits(0.0, callback)
-    assert callback.policy.metrics().get("noise_share", 0.0) < 0.05
-    assert robust > plain - 0.02
-    # Half of the easy ones are out, and hardly more; in the last epochs all are there.
-    assert 0.55 < callback._pruner.num_trained / callback._pruner.num_possible < 0.9
-    selection = callback.decision.selection
-    assert selection is None or selection.kept.float().mean() > 0.9
+    kept = []
+
+    def is_unharmed(seed):
+        plain = train_digits(seed, 0.0, robust=False, epochs=16)
+        robust = train_digits(seed, 0.0, epochs=16)
+        pruner = robust.callback._pruner
+        kept.append(robust.kept.float().mean())
+        # Half of the easy ones are out, and hardly more.
+        return (
+            pruner.policy.metrics().get("noise_share", 0.0) < 0.1
+            and robust.accuracy > plain.accuracy - 0.05
+            and 0.5 < pruner.num_trained / pruner.num_possible < 0.9
+        )
+
+    # In 24 of 24 runs: noise of 0 to 0.03, accuracy lower by 0.001 on average with a spread of
+    # 0.011, 0.70 to 0.77 of the passes. A rate of 0.99 is on the safe side.
+    assert successes(is_unharmed) >= enough(0.99)
+    # In the last epochs all are there: in 23 of 24, one had cut 37 %.
+    assert sum(share > 0.9 for share in kept) >= enough(0.9)
 
 
 def test_nothing_changes_before_the_first_selection_and_nothing_is_passed_twice():
@@ -244,7 +282,12 @@ def test_a_shuffled_validation_set_is_refused_as_soon_as_it_is_seen():
 def test_epochs_without_a_reference_pass_do_not_count_as_waiting(interval):
     class Module(TinyModule):
         def validation_step(self, batch, batch_idx):
-            return F.cross_entropy(self(batch[0]), batch[1])
+            # Falls from pass to pass, whatever is learned.
+            logits = self.x_to_y(batch[0]) * (1 + self.trainer.current_epoch)
+            return F.cross_entropy(logits, batch[1])
+
+        def x_to_y(self, x):
+            return x[:, :3] + 0 * self(x)
 
     waits = []
 
@@ -253,13 +296,18 @@ def test_epochs_without_a_reference_pass_do_not_count_as_waiting(interval):
             waits.append(context.epochs_since_best)
             return super().select(scores, context)
 
-    callback = small_robust("validation", policy=Waiting(patience=3, prune_easy=0.0))
+    callback = small_robust(
+        "validation",
+        policy=Waiting(patience=3, prune_easy=0.0),
+        signal=SampleLoss(),
+        score=MeanLoss(window=10),
+    )
     trainer = make_trainer(
         callback, max_epochs=9, val_check_interval=interval, check_val_every_n_epoch=None
     )
     data = DataLoader(make_data(80, noise=0.4), 8)
     trainer.fit(Module(), data, DataLoader(make_data(40, seed=2, noise=0.0), 40))
-    # The loss falls all the way: every pass was the best so far.
+    # Every pass was the best so far.
     assert waits == [0] * 8
     assert callback.decision.selection is None, "nothing was cut"
 

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 from torch import nn
 
+from tests.seeds import enough, successes
 from tests.unit.data.made import jpeg_archive, make_news
 
 BENCHMARKS = Path(__file__).parents[2] / "examples" / "benchmarks"
@@ -114,13 +115,29 @@ def test_results_of_other_settings_are_not_mixed(run: Callable[..., None]) -> No
         run(*cell, "--lr", "0.01")
 
 
+@pytest.mark.trained
 def test_compares_learning_rates_by_reference_loss(
-    run: Callable[..., None], capsys: pytest.CaptureFixture[str]
+    table: Any,
+    task: Any,
+    run: Callable[..., None],
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
-    run("--choose-lr", "1e-6", "0.05")
-    heading, best, worst = capsys.readouterr().out.splitlines()
-    assert heading.startswith("Full training, clean, seed 7")
-    assert (best.split()[0], worst.split()[0]) == ("0.05", "1e-06")
+    def is_best_first(seed: int) -> bool:
+        tuned = dataclasses.replace(task, tuning=(seed, "clean"))
+        monkeypatch.setattr(table, "TASKS", {"news": tuned})
+        (tmp_path / str(seed)).mkdir()
+        run("--out", str(tmp_path / str(seed)), "--choose-lr", "1e-6", "0.05")
+        heading, best, worst = capsys.readouterr().out.splitlines()
+        assert heading.startswith(f"Full training, clean, seed {seed}")
+        losses = [float(line.split()[1]) for line in (best, worst)]
+        assert losses == sorted(losses)
+        return (best.split()[0], worst.split()[0]) == ("0.05", "1e-06")
+
+    # A rate of 1e-6 leaves the network as it was drawn. In 16 seeds 0.05 was ahead by 0.35 to
+    # 0.55, with a spread of 0.05: a rate of 0.99 is far on the safe side.
+    assert successes(is_best_first) >= enough(0.99)
 
 
 def test_unknown_noise_is_refused_before_anything_is_read(run: Callable[..., None]) -> None:

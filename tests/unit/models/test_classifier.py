@@ -11,6 +11,7 @@ from torch.utils.data import DataLoader
 from lightning_alignprune import DynamicPruningCallback
 from lightning_alignprune.models import Classifier, OptimizerConfig, ScheduleConfig
 from tests.conftest import make_data, make_trainer
+from tests.seeds import enough, successes
 
 
 def loader(seed: int = 0, noise: float = 0.0) -> DataLoader:
@@ -28,13 +29,25 @@ def test_it_trains_and_logs_losses_and_accuracies() -> None:
     trainer.fit(model, loader(), loader(1))
     logged = trainer.callback_metrics
     assert {"train_loss", "val_loss", "val_acc"} <= set(logged)
-    assert logged["val_acc"] > 0.8
     tested = trainer.test(model, loader(2), verbose=False)[0]
     x, y = make_data(64, 2, 0.0).tensors
     with torch.no_grad():
         logits = model.eval()(x)
     assert tested["test_acc"] == pytest.approx((logits.argmax(1) == y).float().mean().item())
     assert tested["test_loss"] == pytest.approx(F.cross_entropy(logits, y).item(), rel=1e-5)
+
+
+@pytest.mark.trained
+def test_it_learns_separable_classes() -> None:
+    def is_learned(seed: int) -> bool:
+        model = Classifier(net(), 3, label_smoothing=0.1, optimizer=OptimizerConfig(lr=0.5))
+        trainer = make_trainer(max_epochs=6)
+        trainer.fit(model, loader(2 * seed), loader(2 * seed + 1))
+        return bool(trainer.callback_metrics["val_acc"] > 0.6)
+
+    # Chance is 0.33; 16 seeds gave 0.81 to 0.97, 0.89 on average with a spread of 0.05: 0.6 is
+    # beyond five spreads, and a rate of 0.99 far on the safe side.
+    assert successes(is_learned) >= enough(0.99)
 
 
 def test_smoothing_is_in_the_training_loss_only() -> None:
