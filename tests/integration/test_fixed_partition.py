@@ -206,7 +206,7 @@ def fit_and_expect_a_warning(folder, text, policy):
 @pytest.mark.parametrize(
     ("indices", "text", "num_trained"),
     [
-        (range(0, 62, 2), "kept no sample of rank 1's share for epoch 1; that epoch trains", 31),
+        (range(0, 62, 2), "kept no sample of rank 1's shard for epoch 1; that epoch trains", 31),
         ([*range(0, 62, 2), *range(1, 21, 2)], "between 10 and 31. Each trains 10, so 51% of", 10),
     ],
     ids=["none", "few"],
