@@ -25,22 +25,22 @@ class LabelledDataset(Dataset[tuple[Any, int]], ABC):
 
     Args:
         labels: Shape (M,), int64, the labels to train on, of the whole official part.
-        rows: Shape (N,), int64, which of its samples belong here; None for all.
+        indices: Shape (N,), int64, which of its samples belong here; None for all.
         clean_labels: Shape (M,), int64, the true labels; None where they are not known.
 
     Attributes:
-        rows: Shape (N,), int64: the place of each sample in the official order.
+        indices: Shape (N,), int64: the place of each sample in the official order.
         labels: Shape (N,), int64: what is trained on.
         clean_labels: Shape (N,), int64, or None.
         noise_mask: Shape (N,), bool, true where the label is wrong, or None.
     """
 
     def __init__(
-        self, labels: Tensor, rows: Tensor | None = None, clean_labels: Tensor | None = None
+        self, labels: Tensor, indices: Tensor | None = None, clean_labels: Tensor | None = None
     ) -> None:
-        self.rows = torch.arange(len(labels)) if rows is None else rows
-        self.labels = labels[self.rows]
-        self.clean_labels = None if clean_labels is None else clean_labels[self.rows]
+        self.indices = torch.arange(len(labels)) if indices is None else indices
+        self.labels = labels[self.indices]
+        self.clean_labels = None if clean_labels is None else clean_labels[self.indices]
         self.noise_mask = None if self.clean_labels is None else self.labels != self.clean_labels
 
     @property
@@ -49,7 +49,7 @@ class LabelledDataset(Dataset[tuple[Any, int]], ABC):
         return self.labels
 
     def __len__(self) -> int:
-        return len(self.rows)
+        return len(self.indices)
 
     @abstractmethod
     def __getitem__(self, index: int) -> tuple[Any, int]: ...
@@ -61,7 +61,7 @@ class InMemoryDataset(LabelledDataset):
     Args:
         inputs: Shape (M, ...), shared by the parts of a data set, not copied.
         labels: Shape (M,), int64.
-        rows: Shape (N,), int64; None for all.
+        indices: Shape (N,), int64; None for all.
         clean_labels: Shape (M,), int64, or None.
         transform: Applied to what is read.
         per_sample: Whether ``transform`` takes one sample. Else it takes a batch (B, ...) and must
@@ -80,12 +80,12 @@ class InMemoryDataset(LabelledDataset):
         self,
         inputs: Tensor,
         labels: Tensor,
-        rows: Tensor | None = None,
+        indices: Tensor | None = None,
         clean_labels: Tensor | None = None,
         transform: Transform | None = None,
         per_sample: bool = False,
     ) -> None:
-        super().__init__(labels, rows, clean_labels)
+        super().__init__(labels, indices, clean_labels)
         self.inputs = inputs
         remedy = "Pass a function or a module."
         self.transform = check_callable("InMemoryDataset", "transform", transform, remedy=remedy)
@@ -100,7 +100,7 @@ class InMemoryDataset(LabelledDataset):
     def __getitems__(self, indices: Sequence[int]) -> list[tuple[Tensor, int]]:
         """Read a whole batch; the DataLoader calls this where it exists."""
         chosen = torch.as_tensor(indices)
-        batch = self.inputs[self.rows[chosen]]
+        batch = self.inputs[self.indices[chosen]]
         if self.transform is not None and self.per_sample:
             batch = torch.stack([self.transform(sample) for sample in batch])
         elif self.transform is not None:
@@ -115,7 +115,7 @@ class ImageFileDataset(LabelledDataset):
         root: Folder the paths are relative to.
         paths: M paths.
         labels: Shape (M,), int64.
-        rows: Shape (N,), int64; None for all.
+        indices: Shape (N,), int64; None for all.
         clean_labels: Shape (M,), int64, or None.
         transform: Takes a PIL image in RGB.
 
@@ -128,11 +128,11 @@ class ImageFileDataset(LabelledDataset):
         root: str | Path,
         paths: "Sequence[str] | np.ndarray[Any, Any]",
         labels: Tensor,
-        rows: Tensor | None = None,
+        indices: Tensor | None = None,
         clean_labels: Tensor | None = None,
         transform: Transform | None = None,
     ) -> None:
-        super().__init__(labels, rows, clean_labels)
+        super().__init__(labels, indices, clean_labels)
         self.root = Path(root)
         self.paths = packed_paths(paths) if not isinstance(paths, np.ndarray) else paths
         remedy = "Pass a function or a module."
@@ -140,7 +140,7 @@ class ImageFileDataset(LabelledDataset):
 
     def path(self, index: int) -> Path:
         """Return where the image of a sample lies."""
-        return self.root / os.fsdecode(self.paths[int(self.rows[index])])
+        return self.root / os.fsdecode(self.paths[int(self.indices[index])])
 
     @override
     def __getitem__(self, index: int) -> tuple[Any, int]:

@@ -37,18 +37,18 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def first_pixels(dataset) -> list[int]:
-    return dataset.inputs[dataset.rows, 0, 0, 0].tolist()
+    return dataset.inputs[dataset.indices, 0, 0, 0].tolist()
 
 
 def test_the_parts_are_disjoint_and_in_the_official_order(folder: Path) -> None:
     data = ready(CIFAR10DataModule(str(folder), **SMALL))
     train, reference, val, test = data.sets
     assert [len(part) for part in data.sets] == [40, 5, 5, 20]
-    rows = torch.cat([train.rows, reference.rows, val.rows])
+    rows = torch.cat([train.indices, reference.indices, val.indices])
     assert torch.equal(rows.sort().values, torch.arange(50))
-    assert first_pixels(train) == train.rows.tolist()
+    assert first_pixels(train) == train.indices.tolist()
     assert first_pixels(test) == list(range(100, 120))
-    assert torch.equal(train.clean_labels, train.rows % 10)
+    assert torch.equal(train.clean_labels, train.indices % 10)
 
 
 def test_noise_reaches_training_labels_only(folder: Path) -> None:
@@ -69,8 +69,8 @@ def test_a_sample_has_the_same_label_whatever_is_held_out(folder: Path) -> None:
     noise = LabelNoise("symmetric_uniform", rate=0.5)
     few = ready(CIFAR10DataModule(str(folder), noise, split=Split(1, 0))).sets.train
     many = ready(CIFAR10DataModule(str(folder), noise, split=Split(30, 0))).sets.train
-    label_of = dict(zip(few.rows.tolist(), few.labels.tolist(), strict=True))
-    common = [(row, y) for row, y in zip(many.rows.tolist(), many.labels.tolist(), strict=True)]
+    label_of = dict(zip(few.indices.tolist(), few.labels.tolist(), strict=True))
+    common = [(row, y) for row, y in zip(many.indices.tolist(), many.labels.tolist(), strict=True)]
     assert all(label_of.get(row, y) == y for row, y in common)
 
 

@@ -43,7 +43,7 @@ def test_folders_are_read_in_the_order_of_torchvision(imagenet: Path) -> None:
     assert data.num_classes == 3
     train, reference, val, test = data.sets
     for part in (train, reference, val):
-        for i, row in enumerate(part.rows.tolist()):
+        for i, row in enumerate(part.indices.tolist()):
             assert (str(part.path(i)), int(part.labels[i])) == theirs.samples[row]
     assert [len(part) for part in data.sets] == [12, 3, 3, 6]
     assert test.labels.tolist() == [0, 0, 1, 1, 2, 2]
@@ -95,7 +95,7 @@ def test_webvision_keeps_the_first_classes_in_list_order(webvision: Path) -> Non
     assert train.noise_mask is None
     assert data.noise_rate is None
     assert [len(part) for part in (reference, val, test)] == [3, 4, 8]
-    rows = torch.cat([part.rows for part in (reference, val, test)])
+    rows = torch.cat([part.indices for part in (reference, val, test)])
     assert torch.equal(rows.sort().values, torch.arange(15))
     assert next(iter(data.train_dataloader()))[0].shape == (4, 3, 8, 8)
     assert next(iter(data.reference_dataloader()))[0].shape == (3, 3, 8, 8)
@@ -123,8 +123,8 @@ def test_clothing1m_trains_noisy_and_checks_clean(clothing: Path) -> None:
     train, reference, val, test = data.sets
     assert train.labels.tolist() == list(range(9))
     assert [len(part) for part in (reference, val, test)] == [2, 4, 4]
-    assert torch.equal(torch.cat([reference.rows, val.rows]).sort().values, torch.arange(6))
-    assert torch.equal(reference.labels, (reference.rows + 9 + 1) % 14)
+    assert torch.equal(torch.cat([reference.indices, val.indices]).sort().values, torch.arange(6))
+    assert torch.equal(reference.labels, (reference.indices + 9 + 1) % 14)
     assert test.labels.tolist() == [2, 3, 4, 5]
     assert next(iter(data.train_dataloader()))[0].shape == (4, 3, 8, 8)
 

@@ -22,7 +22,7 @@ def test_texts_become_standardised_features_in_file_order(folder: Path) -> None:
     data.setup()
     train, reference, val, test = data.sets
     assert [len(part) for part in data.sets] == [40, 5, 5, 20]
-    assert torch.equal(train.clean_labels, train.rows % 5)
+    assert torch.equal(train.clean_labels, train.indices % 5)
     assert test.labels.tolist() == [i % 5 for i in range(20)]
     assert data.class_names == tuple(NEWS_NAMES)
     assert train.inputs.shape == (50, 4)
