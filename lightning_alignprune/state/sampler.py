@@ -8,7 +8,6 @@ from collections.abc import Iterable, Iterator, Sized
 from typing import Any
 
 import torch
-from lightning.pytorch.utilities.seed import isolate_rng
 from torch import Tensor
 from torch.utils.data import Sampler
 from typing_extensions import override
@@ -16,6 +15,7 @@ from typing_extensions import override
 from lightning_alignprune._checks import check_bool, check_int
 from lightning_alignprune.functional.draws import draw_seed
 from lightning_alignprune.state.shard import Shard
+from lightning_alignprune.state.user_draws import draw
 
 _ITER_CHUNK = 1 << 16
 
@@ -89,6 +89,7 @@ class PrunedSampler(Sampler[int]):
         self._pending: Tensor | None = None
         self._num_drawn: int | None = None
         self._order: Tensor | None = None
+        self._drawn: tuple[tuple[int, int], Tensor] | None = None
 
     @property
     def order(self) -> Tensor:
@@ -165,19 +166,12 @@ class PrunedSampler(Sampler[int]):
         return order
 
     def _draw_base(self, base: Iterable[int]) -> Tensor:
-        # The user's sampler draws from a global or from its own generator. Seeding both by the
-        # epoch makes the draw the same on every rank and after a resume, and leaves no trace.
-        seed = draw_seed(self.seed, self.epoch)
-        generator = getattr(base, "generator", None)
-        before = generator.get_state() if generator is not None else None
-        with isolate_rng():
-            torch.manual_seed(seed)
-            if generator is not None:
-                generator.manual_seed(seed)
-            order = torch.tensor(list(base), dtype=torch.int64)
-        if generator is not None:
-            generator.set_state(before)
-        return order
+        # Once an epoch: a sampler that keeps a state of its own would draw something else the next
+        # time, and what was drawn first may be on its way through the workers.
+        wanted = (self.seed, self.epoch)
+        if self._drawn is None or self._drawn[0] != wanted:
+            self._drawn = (wanted, draw(base, *wanted))
+        return self._drawn[1]
 
     def _dealt_out(self, order: Tensor) -> Tensor:
         is_pruned = self._armed and self._pending is not None
