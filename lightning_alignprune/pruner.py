@@ -48,6 +48,7 @@ class Pruner:
 
     Attributes:
         labels: Class labels of the kept samples, shape (N,), int64, or None.
+        fewest: How many samples of a shard must be kept for an epoch to have a batch.
     """
 
     def __init__(
@@ -72,6 +73,7 @@ class Pruner:
         self.trajectories = LossTrajectories(self.shard.num_own, window, device, dtype, keep_best)
         self.indices = self.shard.indices(device)
         self.labels: Tensor | None = None
+        self.fewest = 1
         self.has_reference = False
         self.decision = Decision(0, None)
         self.num_selections = 0
@@ -164,7 +166,7 @@ class Pruner:
         elif finishing and self.finish == "partial":
             selection = self._random_share(epoch)
         decision = Decision(epoch, selection, scores)
-        self.decision = checked(decision, self.policy_name, self.shard)
+        self.decision = checked(decision, self.policy_name, self.shard, self.fewest)
         return self.decision
 
     def _about_reference(self) -> dict[str, Any]:

@@ -146,6 +146,8 @@ class FitSession:
         if self._generator is not None:
             self._generator.manual_seed(draw_seed(self._seed, epoch, _WORKER_STREAM))
         access.refresh_epoch_length(trainer)
+        if self.sampler.has_fallen_back:  # seen from what a user's sampler draws
+            decision.fall_back()
         if self._holds_length:
             access.hold_finished_epoch_length(trainer)
 
@@ -174,7 +176,7 @@ class FitSession:
             pruner.trajectories.clear_running()  # a crash may have left part of an epoch
         else:
             self._load(pruner, state)
-        pruner.has_reference = self._reference is not None
+        pruner.has_reference, pruner.fewest = self._reference is not None, sampler.fewest
         if pruner.policy.uses_labels:
             pruner.labels = labels_of(loader.dataset, pruner.indices)
         self._catch_up(pruner, state)

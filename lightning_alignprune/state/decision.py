@@ -41,6 +41,10 @@ class Decision:
         """Shard of the kept samples that is not drawn, so that all ranks draw equally many."""
         return 1.0 - len(self.counts) * min(self.counts) / sum(self.counts) if self.counts else 0.0
 
+    def fall_back(self) -> None:
+        """Train everything, with weight 1, instead of a selection that nothing can be drawn of."""
+        self.selection, self.is_fallback = None, True
+
     def metrics(self, shard: Shard) -> dict[str, float | Tensor]:
         """Return what is worth logging about it; with several shards one collective."""
         is_all = self.selection is None
@@ -63,6 +67,12 @@ class Decision:
         if self.is_fallback and sum(self.counts) == 0:
             return (
                 f"{policy} kept no sample for epoch {self.epoch}; that epoch trains on all of them."
+            )
+        if self.is_fallback and min(self.counts) > 0:
+            return (
+                f"{policy} kept {min(self.counts)} sample(s) for epoch {self.epoch}, too few for a "
+                "batch on every rank; that epoch trains on all of them, without weights. Keep "
+                "more, or use a smaller batch or drop_last=False."
             )
         if self.is_fallback:
             return (
@@ -95,8 +105,14 @@ def checked_scores(scores: Tensor, score: str, shard: Shard) -> Tensor:
     return scores
 
 
-def checked(decision: Decision, policy: str, shard: Shard) -> Decision:
+def checked(decision: Decision, policy: str, shard: Shard, fewest: int = 1) -> Decision:
     """Refuse a malformed selection; turn "all" and "none" into the plain full epoch.
+
+    Args:
+        decision: What is checked, in place.
+        policy: Its policy's name.
+        shard: The samples that are selected from.
+        fewest: How many of a shard must be kept for every rank to get a batch.
 
     Raises:
         ValueError: Naming the policy class and what it returned.
@@ -127,6 +143,6 @@ def checked(decision: Decision, policy: str, shard: Shard) -> Decision:
     decision.counts = shard.counts(kept.sum())
     if sum(decision.counts) == shard.num_samples and weights is None:
         decision.selection, decision.counts = None, []
-    elif min(decision.counts) == 0:
-        decision.selection, decision.is_fallback = None, True
+    elif min(decision.counts) < fewest:
+        decision.fall_back()
     return decision

@@ -8,7 +8,6 @@ from collections.abc import Iterable, Iterator, Sized
 from typing import Any
 
 import torch
-from lightning.pytorch.utilities.seed import isolate_rng
 from torch import Tensor
 from torch.utils.data import Sampler
 from typing_extensions import override
@@ -16,6 +15,7 @@ from typing_extensions import override
 from lightning_alignprune._checks import check_bool, check_int
 from lightning_alignprune.functional.draws import draw_seed
 from lightning_alignprune.state.shard import Shard
+from lightning_alignprune.state.user_draws import draw
 
 _ITER_CHUNK = 1 << 16
 
@@ -28,6 +28,8 @@ class PrunedSampler(Sampler[int]):
     out. Over ranks the one global order is made first and dealt out after: equal lengths, disjoint
     shards, and at most R - 1 samples left out, other ones each epoch. With ``shard`` the kept
     samples of that shard are drawn instead, as many of them as on every other rank.
+
+    A full epoch too small to give every rank a batch repeats samples, as Lightning does.
 
     A pruned epoch never ends in a batch of a single sample, at which BatchNorm would fail: one
     sample per rank is left out instead.
@@ -45,6 +47,9 @@ class PrunedSampler(Sampler[int]):
         rank: This process's rank, in [0, R).
         base: A sampler whose draws are filtered, instead of all N samples.
         shard: The samples that this rank may draw; None for all.
+
+    Attributes:
+        has_fallen_back: Whether nothing of the newest selection would be drawn, so that all is.
 
     Raises:
         TypeError: If a value is of the wrong kind.
@@ -85,23 +90,34 @@ class PrunedSampler(Sampler[int]):
         self.shard = shard or Shard(self.num_samples)
         self.epoch = 0
         self.skip_batches = 0
+        self.has_fallen_back = False
         self._armed = False
         self._pending: Tensor | None = None
         self._num_drawn: int | None = None
         self._order: Tensor | None = None
+        self._drawn: tuple[tuple[int, int], Tensor] | None = None
 
     @property
     def order(self) -> Tensor:
         """This rank's sample indices of the current epoch, int64, on the CPU."""
         if self._order is None:
             self._order = self._dealt_out(self._global_order())
-            least = self.batch_size if self.drop_last else 1
-            if self._armed and self._pending is not None and len(self._order) < least:
+            if self._armed and self._pending is not None and len(self._order) < self._least:
                 # An epoch without a batch would end the whole run.
                 warnings.warn("PrunedSampler: nothing kept would be drawn; all is.", stacklevel=2)
-                self._pending = None
+                self._pending, self.has_fallen_back = None, True
                 self._order = self._dealt_out(self._global_order())
         return self._order
+
+    @property
+    def _least(self) -> int:
+        # The fewest samples of a rank that make a batch.
+        return self.batch_size if self.drop_last else 1
+
+    @property
+    def fewest(self) -> int:
+        """How many samples must be kept, of all or of each shard, for every rank to get a batch."""
+        return self._least * (self.num_replicas if self.shard.is_whole else 1)
 
     @property
     def positions(self) -> Tensor:
@@ -130,6 +146,7 @@ class PrunedSampler(Sampler[int]):
                 f"bool, got {tuple(kept.shape)} and {kept.dtype}. One entry per sample."
             )
         self._pending = None if kept is None else kept.cpu()
+        self.has_fallen_back = False
         self._num_drawn = num_drawn
 
     def set_epoch(self, epoch: int) -> None:
@@ -165,19 +182,12 @@ class PrunedSampler(Sampler[int]):
         return order
 
     def _draw_base(self, base: Iterable[int]) -> Tensor:
-        # The user's sampler draws from a global or from its own generator. Seeding both by the
-        # epoch makes the draw the same on every rank and after a resume, and leaves no trace.
-        seed = draw_seed(self.seed, self.epoch)
-        generator = getattr(base, "generator", None)
-        before = generator.get_state() if generator is not None else None
-        with isolate_rng():
-            torch.manual_seed(seed)
-            if generator is not None:
-                generator.manual_seed(seed)
-            order = torch.tensor(list(base), dtype=torch.int64)
-        if generator is not None:
-            generator.set_state(before)
-        return order
+        # Once an epoch: a sampler that keeps a state of its own would draw something else the next
+        # time, and what was drawn first may be on its way through the workers.
+        wanted = (self.seed, self.epoch)
+        if self._drawn is None or self._drawn[0] != wanted:
+            self._drawn = (wanted, draw(base, *wanted))
+        return self._drawn[1]
 
     def _dealt_out(self, order: Tensor) -> Tensor:
         is_pruned = self._armed and self._pending is not None
@@ -187,6 +197,10 @@ class PrunedSampler(Sampler[int]):
             length = self._num_drawn
         else:
             length = self.num_samples // self.shard.num_ranks
+        if not is_pruned and length < self._least and self.shard.is_whole:
+            # Too few samples for a batch on every rank: some come twice, as in Lightning.
+            length = -(-len(order) // self.num_replicas)
+            order = order.repeat(self.num_replicas)[: length * self.num_replicas]
         ends_in_one = length > 1 and self.batch_size > 1 and length % self.batch_size == 1
         if is_pruned and not self.drop_last and ends_in_one:
             length -= 1

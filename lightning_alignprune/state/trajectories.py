@@ -67,7 +67,8 @@ class LossTrajectories:
     the reference loss of that epoch. A row that no score needs any more is dropped; of what it held
     only each sample's last loss stays, so that :attr:`last` is right for a long-unseen sample.
 
-    NaN marks "not seen in that epoch"; an infinite entry marks a loss that was NaN or infinite.
+    NaN marks "not seen in that epoch"; an infinite entry marks a loss that was NaN or infinite. A
+    finite loss beyond the storage type's range (65,504 in float16) is kept as its largest value.
 
     Args:
         num_samples: N.
@@ -218,7 +219,7 @@ class LossTrajectories:
                 "Each epoch can be closed once."
             )
         row = self.running if transform is None else transform(self.running, self.last)
-        self.rows.append(row.to(self.dtype))
+        self.rows.append(self._stored(row))
         self._dropped.append(None)
         self.epochs.append(epoch)
         self._reference.append(float("nan") if reference is None else float(reference))
@@ -226,6 +227,13 @@ class LossTrajectories:
         self._reference_rows.append(self._in_mid_epoch(self._here(reference_samples)))
         self.running = self._empty()
         self._drop_unneeded()
+
+    def _stored(self, row: Tensor) -> Tensor:
+        # A finite loss too large for the storage type must not become infinite, which means "bad".
+        if row.dtype == self.dtype:
+            return row
+        most = torch.finfo(self.dtype).max
+        return torch.where(row.isfinite(), row.clamp(-most, most), row).to(self.dtype)
 
     def _in_mid_epoch(self, after: Tensor | None) -> Tensor | None:
         # Samples are trained in the midst of an epoch; compared with the reference after it, right
@@ -287,7 +295,7 @@ class LossTrajectories:
         self._reference_rows = [self._here(losses) for losses in own]
         self._reference_after = self._here(state.get("reference_after"))
         self._lowest = tuple(state.get("lowest", _NONE_YET))
-        self.rows = [row.to(device=self.device, dtype=self.dtype) for row in state["rows"]]
+        self.rows = [self._stored(row.to(self.device)) for row in state["rows"]]
         self._dropped = [self._here(losses) for losses in state["dropped"]]
         self.running = state["running"].to(self.device).float().clone()
         self._drop_unneeded()

@@ -1,7 +1,11 @@
 """From the train loader that Lightning ended with to a `PrunedSampler` that takes its place."""
 
+from collections.abc import Iterator
 from typing import Any
 
+import torch
+from lightning.fabric.utilities.distributed import DistributedSamplerWrapper
+from lightning.pytorch.overrides.distributed import UnrepeatedDistributedSampler
 from lightning.pytorch.utilities.rank_zero import rank_zero_warn
 from torch.utils.data import (
     BatchSampler,
@@ -16,6 +20,9 @@ from lightning_alignprune.state.sampler import PrunedSampler, describe
 from lightning_alignprune.trainer_access import internals as access
 from lightning_alignprune.trainer_access.errors import OWNER, refusal
 from lightning_alignprune.trainer_access.ranks import RankExchange
+
+# What torch and Lightning deal out over ranks; a user's subclass may do anything.
+_DEALS_OUT = (DistributedSampler, DistributedSamplerWrapper, UnrepeatedDistributedSampler)
 
 
 def check_loader(loader: object) -> DataLoader[Any]:
@@ -98,6 +105,8 @@ def sampler_for(loader: DataLoader[Any], seed: int, exchange: RankExchange) -> P
 
     A random sampler becomes our epoch-seeded permutation, a sequential one stays in order, a
     user's own sampler keeps drawing in its order and pruned samples are left out of what it draws.
+    One that Lightning does not deal out over the ranks, such as a subclass of DistributedSampler,
+    is asked on every rank.
 
     Raises:
         MisconfigurationException: If the samples cannot be dealt out as a fixed partition asks.
@@ -107,10 +116,10 @@ def sampler_for(loader: DataLoader[Any], seed: int, exchange: RankExchange) -> P
     num_replicas, rank = 1, 0
     sampler: Any = batch_sampler.sampler
     shuffle = False
-    if isinstance(sampler, DistributedSampler):
+    if type(sampler) in _DEALS_OUT:
         num_replicas, rank, shuffle = sampler.num_replicas, sampler.rank, sampler.shuffle
         sampler = access.sampler_behind(sampler)
-    base = None
+    base: Any = None
     if type(sampler) is RandomSampler and not sampler.replacement:
         num_drawn = sampler.num_samples
         if num_drawn != len(loader.dataset):  # type: ignore[arg-type]
@@ -123,6 +132,10 @@ def sampler_for(loader: DataLoader[Any], seed: int, exchange: RankExchange) -> P
     if not shard.is_whole:
         _check_dealt_out(shard.num_ranks, num_replicas, base)
         num_replicas, rank = 1, 0  # the shard is this rank's part
+    elif base is not None and num_replicas == 1 and exchange.num_ranks > 1:
+        # Nobody deals its draw out: each rank's sampler draws what that rank is to train.
+        base = _EveryRanksDraw(base, exchange)
+        num_replicas, rank = exchange.num_ranks, exchange.rank
     return PrunedSampler(
         num_samples,
         shuffle=shuffle,
@@ -134,6 +147,29 @@ def sampler_for(loader: DataLoader[Any], seed: int, exchange: RankExchange) -> P
         base=base,
         shard=shard,
     )
+
+
+class _EveryRanksDraw:
+    """What samplers that choose their rank's part by themselves draw on all ranks, taken in turn.
+
+    Dealt out in turn it gives each rank what its own sampler drew; with pruned samples left out, it
+    gives all ranks equally many. Two collectives per draw; every rank must draw alike.
+    """
+
+    def __init__(self, sampler: Any, exchange: RankExchange) -> None:
+        self.sampler, self._exchange = sampler, exchange
+
+    def __iter__(self) -> Iterator[int]:
+        own = torch.tensor(list(self.sampler), dtype=torch.int64)
+        drawn, turns = self._exchange.concatenated(own, torch.arange(len(own)))
+        order: list[int] = drawn[turns.argsort(stable=True)].tolist()
+        return iter(order)
+
+    def set_epoch(self, epoch: int) -> None:
+        """Pass the epoch on to a sampler that asks for it."""
+        set_epoch = getattr(self.sampler, "set_epoch", None)
+        if callable(set_epoch):
+            set_epoch(epoch)
 
 
 def _check_dealt_out(num_ranks: int, num_replicas: int, base: Any) -> None:

@@ -37,6 +37,11 @@ class RankExchange:
         self._is_fixed = partition == "fixed" and self.num_ranks > 1
         self.has_news = False
 
+    @property
+    def rank(self) -> int:
+        """This process's rank, in [0, R)."""
+        return self._rank
+
     def shard(self, num_samples: int) -> Shard:
         """Return the samples that this rank keeps losses of.
 

@@ -176,3 +176,20 @@ def reloaded_bank(bank):
     other = LossTrajectories(bank.num_samples, bank.window)
     other.load_state_dict(reloaded(bank.state_dict()))
     return other
+
+
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
+def test_a_finite_loss_stays_finite_in_any_storage_type(dtype):
+    bank = LossTrajectories(5, dtype=dtype)
+    losses = torch.tensor([1e6, -1e6, torch.inf, 2.0, torch.finfo(torch.float32).max])
+    bank.record(torch.arange(5), losses)
+    bank.close_epoch(0)
+    assert bank.rows[0].isfinite().tolist() == [True, True, False, True, True]
+    if dtype == "float16":
+        assert bank.rows[0].tolist() == [65504.0, -65504.0, torch.inf, 2.0, 65504.0]
+    wide = LossTrajectories(5)
+    wide.record(torch.arange(5), losses)
+    wide.close_epoch(0)
+    narrow = LossTrajectories(5, dtype=dtype)
+    narrow.load_state_dict(wide.state_dict())
+    assert torch.equal(narrow.rows[0], bank.rows[0])
