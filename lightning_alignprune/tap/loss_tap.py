@@ -17,7 +17,12 @@ from torch import Tensor
 from torch.overrides import TorchFunctionMode
 from typing_extensions import override
 
-from lightning_alignprune.tap.loss_functions import LOSS_FUNCTIONS, mean_divisor, observed_elements
+from lightning_alignprune.tap.loss_functions import (
+    LOSS_FUNCTIONS,
+    lost_arguments,
+    mean_divisor,
+    observed_elements,
+)
 from lightning_alignprune.tap.tapped_step import TappedCall
 
 # Frames between the tap and whoever called the loss function.
@@ -88,6 +93,8 @@ class LossTap(TorchFunctionMode):
             return func(*args, **kwargs)
         if not torch.compiler.is_compiling() and _is_called_by_traced_code():
             return func(*args, **kwargs)
+        if func is F.l1_loss and not torch.compiler.is_compiling():
+            kwargs = {**lost_arguments(func, sys._getframe()), **kwargs}
         return self._tap(func, args, kwargs)
 
     def _tap(self, func: Any, args: Any, kwargs: dict[str, Any]) -> Any:

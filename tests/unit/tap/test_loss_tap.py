@@ -1,5 +1,7 @@
 """The tap against torch's own values and gradients, and against hand-written weighting."""
 
+import inspect
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -62,10 +64,19 @@ CASES = {
     "l1": (F.l1_loss, X, PROBS, {}),
     "smooth l1": (F.smooth_l1_loss, X, PROBS, {"beta": 0.3}),
     "huber": (F.huber_loss, X, PROBS, {"delta": 0.3}),
+    "mse weight": (F.mse_loss, X, PROBS, {"weight": 3 * PROBS}),
+    "l1 weight": (F.l1_loss, X, PROBS, {"weight": 3 * PROBS}),
+    "huber weight": (F.huber_loss, X, PROBS, {"weight": 3 * PROBS}),
     "kl": (F.kl_div, X.log_softmax(1), PROBS, {}),
     "kl batchmean": (F.kl_div, X.log_softmax(1), PROBS, {"reduction": "batchmean"}),
     "poisson": (F.poisson_nll_loss, X, PROBS, {}),
     "soft margin": (F.soft_margin_loss, X, PROBS.sign(), {}),
+}
+# torch 2.6 has no weight for some of them.
+CASES = {
+    name: case
+    for name, case in CASES.items()
+    if "weight" not in case[3] or "weight" in inspect.signature(case[0]).parameters
 }
 pytestmark = pytest.mark.filterwarnings("ignore:reduction. 'mean' divides the total loss")
 
@@ -126,6 +137,8 @@ def test_recorded_losses_are_those_of_single_samples(name):
     with tap:
         func(x.clone().requires_grad_(), target, **kwargs)
     for i in range(B):
+        if func in (F.mse_loss, F.l1_loss, F.huber_loss) and "weight" in kwargs:
+            kwargs = {**kwargs, "weight": CASES[name][3]["weight"][i : i + 1]}
         elements = func(x[i : i + 1], target[i : i + 1], **kwargs, reduction="none").flatten()
         if target.dtype == torch.int64:
             elements = elements[(target[i : i + 1] != kwargs.get("ignore_index", -100)).flatten()]
