@@ -35,7 +35,7 @@ class _WeightedGradient(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, values: Tensor, weights: Tensor) -> Tensor:
         ctx.save_for_backward(weights)
-        return values.view_as(values)
+        return values.clone()  # a view of an autograd function must not be changed in place
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None]:
