@@ -122,7 +122,7 @@ class LossTap(TorchFunctionMode):
             output = _reduced(func, bound, elements, self.weights, reduction)
         self.calls.append(
             TappedCall(
-                self._losses(func, bound, elements),
+                self._losses(func, bound, elements, reduction),
                 output,
                 reduction,
                 first.detach(),
@@ -132,18 +132,20 @@ class LossTap(TorchFunctionMode):
         )
         return output
 
-    def _losses(self, func: Any, bound: dict[str, Any], elements: Tensor) -> Tensor:
+    def _losses(self, func: Any, bound: dict[str, Any], elements: Tensor, reduction: str) -> Tensor:
         if self.plain and bound.get("label_smoothing"):
             with torch.no_grad():
                 elements = func(**{**bound, "label_smoothing": 0.0})
         elements = elements.detach().float()
         observed = observed_elements(func, bound, elements)
-        if observed is None:
-            losses = elements if elements.ndim == 1 else elements.flatten(1).mean(1)
-            return torch.nan_to_num(losses, nan=torch.inf, posinf=torch.inf, neginf=-torch.inf)
         total = elements.reshape(len(elements), -1).sum(1)
         total = torch.nan_to_num(total, nan=torch.inf, posinf=torch.inf, neginf=-torch.inf)
-        return total / observed.reshape(len(observed), -1).sum(1)
+        # A sample alone in a batch would lose the sum of its elements, or their mean.
+        is_total = reduction in ("sum", "batchmean")
+        if observed is None:
+            return total if is_total or elements.ndim == 1 else total / elements[0].numel()
+        kept = observed.reshape(len(observed), -1).sum(1)
+        return torch.where(kept == 0, torch.nan, total) if is_total else total / kept
 
 
 def _reduced(

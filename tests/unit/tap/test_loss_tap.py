@@ -216,11 +216,21 @@ def test_sum_of_losses_takes_the_coefficients_from_the_graph():
     losses = TappedStep(B, loss, tap.calls).sample_losses()
     wanted = (
         2 * F.cross_entropy(x, y, reduction="none")
-        + 0.25 * F.mse_loss(x, PROBS, reduction="none").mean(1)
+        + 0.25 * F.mse_loss(x, PROBS, reduction="none").sum(1)
         + F.l1_loss(x, PROBS, reduction="none").mean(1)
     )
-    # "sum" is recorded as the mean over the extra dimension, as every other reduction is.
     torch.testing.assert_close(losses, wanted.float().detach())
+    torch.testing.assert_close(losses.mean(), loss.float().detach())
+
+
+@pytest.mark.parametrize("name", ["mse", "ce positions ignore", "kl batchmean"])
+def test_a_summed_loss_is_recorded_as_the_sum_of_a_samples_elements(name):
+    func, x, target, kwargs = CASES[name]
+    kwargs = {"reduction": "sum"} | kwargs
+    with LossTap(torch.empty(B)) as tap:
+        func(x.clone().requires_grad_(), target, **kwargs)
+    wanted = [func(x[i : i + 1], target[i : i + 1], **kwargs) for i in range(B)]
+    torch.testing.assert_close(tap.calls[0].losses, torch.stack(wanted).float())
 
 
 def test_a_loss_that_no_call_feeds():
