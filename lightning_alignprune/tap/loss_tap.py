@@ -27,6 +27,8 @@ from lightning_alignprune.tap.tapped_step import TappedCall
 
 # Frames between the tap and whoever called the loss function.
 _BETWEEN = (__file__, torch.overrides.__file__)
+# Logits of one chunk of a second computation of the loss: 16 MB in float32.
+_CHUNK_NUMEL = 2**22
 
 
 class _WeightedGradient(torch.autograd.Function):
@@ -116,7 +118,7 @@ class LossTap(TorchFunctionMode):
         if self.weights is None:
             output = func(*args, **kwargs)
             with torch.no_grad():
-                elements = func(**bound)
+                elements = output if reduction == "none" else _elements(func, bound)
         else:
             elements = func(**bound)
             output = _reduced(func, bound, elements, self.weights, reduction)
@@ -146,6 +148,22 @@ class LossTap(TorchFunctionMode):
             return total if is_total or elements.ndim == 1 else total / elements[0].numel()
         kept = observed.reshape(len(observed), -1).sum(1)
         return torch.where(kept == 0, torch.nan, total) if is_total else total / kept
+
+
+def _elements(func: Any, bound: dict[str, Any]) -> Tensor:
+    """Return the loss's elements, without gradients, in little memory.
+
+    Cross-entropy makes a second tensor of the logits' size, which is no small thing for a large
+    vocabulary: it is computed for some rows at a time.
+    """
+    logits: Tensor = bound["input"]
+    if func is not F.cross_entropy or logits.ndim < 2 or torch.compiler.is_compiling():
+        result: Tensor = func(**bound)
+        return result
+    num_chunks = min(len(logits), -(-logits.numel() // _CHUNK_NUMEL))
+    rows = -(-len(logits) // max(num_chunks, 1))
+    parts = zip(logits.split(rows), bound["target"].split(rows), strict=True)
+    return torch.cat([func(**{**bound, "input": x, "target": y}) for x, y in parts])
 
 
 def _reduced(

@@ -6,7 +6,9 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch import nn
+from torch.utils._python_dispatch import TorchDispatchMode
 
+from lightning_alignprune.tap import loss_tap
 from lightning_alignprune.tap.loss_tap import LossTap
 from lightning_alignprune.tap.tapped_step import TappedStep, UnseenLossError, is_part_of
 
@@ -271,3 +273,40 @@ def test_the_mode_does_not_survive_an_exception():
         raise KeyboardInterrupt
     F.cross_entropy(rand(B, C).requires_grad_(), labels(B))
     assert not tap.calls
+
+
+class LargestTensor(TorchDispatchMode):
+    """Notes the size of the largest floating-point tensor that any operation makes."""
+
+    def __init__(self):
+        super().__init__()
+        self.sizes = []
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        result = func(*args, **(kwargs or {}))
+        made = result if isinstance(result, tuple) else (result,)
+        self.sizes += [
+            t.numel() for t in made if isinstance(t, torch.Tensor) and "log_softmax" in str(func)
+        ]
+        return result
+
+
+@pytest.mark.parametrize("kwargs", [{}, {"label_smoothing": 0.1}, {"reduction": "sum"}])
+def test_the_second_computation_of_a_large_loss_is_made_of_small_pieces(kwargs, monkeypatch):
+    monkeypatch.setattr(loss_tap, "_CHUNK_NUMEL", 100)
+    x, y = rand(60, 50).requires_grad_(), labels(60, ignore=True)
+    with LargestTensor() as seen, LossTap(y) as tap:
+        loss = F.cross_entropy(x, y, **kwargs)
+    assert torch.equal(loss, F.cross_entropy(x, y, **kwargs))
+    assert seen.sizes[0] == x.numel(), "torch's own"
+    assert max(seen.sizes[1:]) <= 100
+    elements = F.cross_entropy(x, y, **{**kwargs, "reduction": "none"}).detach().float()
+    seen_losses = tap.calls[0].losses
+    torch.testing.assert_close(seen_losses[y >= 0], elements[y >= 0])
+    assert seen_losses[y < 0].isnan().all()
+
+
+def test_elements_are_not_computed_twice():
+    with LargestTensor() as seen, LossTap(torch.empty(B)):
+        F.cross_entropy(rand(B, C).requires_grad_(), labels(B), reduction="none")
+    assert len(seen.sizes) == 1
