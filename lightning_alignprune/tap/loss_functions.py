@@ -25,6 +25,12 @@ _FUNCTIONS: tuple[Callable[..., Tensor], ...] = (
     F.multi_margin_loss,
     F.multilabel_margin_loss,
     F.multilabel_soft_margin_loss,
+    F.hinge_embedding_loss,
+    F.margin_ranking_loss,
+    F.cosine_embedding_loss,
+    F.triplet_margin_loss,
+    F.triplet_margin_with_distance_loss,
+    F.ctc_loss,
 )
 #: Function -> its parameters in order, with their defaults.
 LOSS_FUNCTIONS: dict[Any, dict[str, Any]] = {
@@ -53,6 +59,21 @@ def lost_arguments(func: Any, frame: FrameType | None) -> dict[str, Any]:
         frame = frame.f_back
     value = None if frame is None else frame.f_locals.get(name)
     return {} if value is None else {name: value}
+
+
+def num_rows(func: Any, first: Tensor) -> int:
+    """Return how many samples a call has by the shape of its first argument."""
+    if func is F.ctc_loss:  # (T, B, C), or (T, C) for one sample
+        return first.shape[1] if first.ndim == 3 else 1
+    return first.shape[0]
+
+
+def in_the_mean(func: Any, bound: dict[str, Any], elements: Tensor) -> Tensor:
+    """Return ``elements`` as torch's ``reduction="mean"`` takes their mean."""
+    if func is not F.ctc_loss:
+        return elements
+    lengths = torch.as_tensor(bound["target_lengths"], device=elements.device)
+    return elements / lengths.clamp(min=1).to(elements.dtype)
 
 
 def observed_elements(func: Any, bound: dict[str, Any], elements: Tensor) -> Tensor | None:

@@ -19,8 +19,10 @@ from typing_extensions import override
 
 from lightning_alignprune.tap.loss_functions import (
     LOSS_FUNCTIONS,
+    in_the_mean,
     lost_arguments,
     mean_divisor,
+    num_rows,
     observed_elements,
 )
 from lightning_alignprune.tap.tapped_step import TappedCall
@@ -104,13 +106,14 @@ class LossTap(TorchFunctionMode):
         # No strict=: dynamo of torch 2.6 cannot trace it.
         given = dict(zip(parameters, args))  # noqa: B905
         bound: dict[str, Any] = {**parameters, **given, **kwargs}
-        first = bound["input"]
+        first, second = list(bound.values())[:2]  # in the order of the function's parameters
         if (
             bound.get("size_average") is not None
             or bound.get("reduce") is not None
             or (self.with_grad_only and not torch.is_grad_enabled())
             or first.ndim == 0
-            or (self.indices is not None and first.shape[0] != self.indices.shape[0])
+            or (func is F.ctc_loss and first.ndim != 3)
+            or (self.indices is not None and num_rows(func, first) != self.indices.shape[0])
         ):
             return func(*args, **kwargs)
         reduction = bound["reduction"]
@@ -119,8 +122,12 @@ class LossTap(TorchFunctionMode):
             output = func(*args, **kwargs)
             with torch.no_grad():
                 elements = output if reduction == "none" else _elements(func, bound)
+                if reduction == "mean":
+                    elements = in_the_mean(func, bound, elements)
         else:
             elements = func(**bound)
+            if reduction == "mean":
+                elements = in_the_mean(func, bound, elements)
             output = _reduced(func, bound, elements, self.weights, reduction)
         self.calls.append(
             TappedCall(
@@ -128,7 +135,7 @@ class LossTap(TorchFunctionMode):
                 output,
                 reduction,
                 first.detach(),
-                bound["target"],
+                second,
                 func,
             )
         )
@@ -156,10 +163,10 @@ def _elements(func: Any, bound: dict[str, Any]) -> Tensor:
     Cross-entropy makes a second tensor of the logits' size, which is no small thing for a large
     vocabulary: it is computed for some rows at a time.
     """
-    logits: Tensor = bound["input"]
-    if func is not F.cross_entropy or logits.ndim < 2 or torch.compiler.is_compiling():
+    if func is not F.cross_entropy or torch.compiler.is_compiling() or bound["input"].ndim < 2:
         result: Tensor = func(**bound)
         return result
+    logits: Tensor = bound["input"]
     num_chunks = min(len(logits), -(-logits.numel() // _CHUNK_NUMEL))
     rows = -(-len(logits) // max(num_chunks, 1))
     parts = zip(logits.split(rows), bound["target"].split(rows), strict=True)

@@ -310,3 +310,48 @@ def test_elements_are_not_computed_twice():
     with LargestTensor() as seen, LossTap(torch.empty(B)):
         F.cross_entropy(rand(B, C).requires_grad_(), labels(B), reduction="none")
     assert len(seen.sizes) == 1
+
+
+LENGTHS = torch.tensor([1, 2, 3, 2, 1, 3, 2])
+SIGNS = labels(B) % 2 * 2 - 1
+OTHER, THIRD = rand(B, C, seed=4), rand(B, C, seed=5)
+# Function, what its first argument is made of, the others; each has one row per sample.
+PAIRS = {
+    "hinge": (F.hinge_embedding_loss, X, [PROBS.sign()], {}),
+    "ranking": (F.margin_ranking_loss, X[:, 0], [OTHER[:, 0], SIGNS], {"margin": 0.5}),
+    "cosine": (F.cosine_embedding_loss, X, [OTHER, SIGNS], {"margin": 0.1}),
+    "triplet": (F.triplet_margin_loss, X, [OTHER, THIRD], {"swap": True}),
+    "triplet distance": (F.triplet_margin_with_distance_loss, X, [OTHER, THIRD], {"margin": 2.0}),
+    "ctc": (F.ctc_loss, rand(B, 8, C), [labels(B, 3).clamp(min=1), LENGTHS * 0 + 8, LENGTHS], {}),
+}
+
+
+def call_pair(func, x, others, kwargs):
+    if func is F.ctc_loss:
+        return func(x.transpose(0, 1).log_softmax(2), *others, **kwargs)
+    return func(x, *others, **kwargs)
+
+
+@pytest.mark.parametrize("name", PAIRS)
+@pytest.mark.parametrize("reduction", ["mean", "sum"])
+def test_losses_of_pairs_triplets_and_sequences(name, reduction):
+    func, x, others, kwargs = PAIRS[name]
+    kwargs = {**kwargs, "reduction": reduction}
+    x = x.clone().requires_grad_()
+    alone = [
+        call_pair(func, x[i : i + 1], [o[i : i + 1] for o in others], kwargs) for i in range(B)
+    ]
+    alone = torch.stack(alone)
+    for weights in (None, torch.ones(B), torch.rand(B) * 2):
+        with LossTap(torch.empty(B), weights) as tap:
+            loss = call_pair(func, x, others, kwargs)
+        w = torch.ones(B).double() if weights is None else weights.double()
+        by_hand = (alone * w).sum() / (B if reduction == "mean" else 1)
+        torch.testing.assert_close(loss, by_hand)
+        ours, theirs = (
+            torch.autograd.grad(value, x, retain_graph=True)[0] for value in (loss, by_hand)
+        )
+        torch.testing.assert_close(ours, theirs)
+        torch.testing.assert_close(tap.calls[0].losses, alone.detach().float())
+        if weights is None:
+            assert torch.equal(loss, call_pair(func, x, others, kwargs))
