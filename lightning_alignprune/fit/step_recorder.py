@@ -8,14 +8,20 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
+from lightning.pytorch.utilities.rank_zero import rank_zero_warn
 from torch import Tensor
 
 from lightning_alignprune._checks import shape_of
 from lightning_alignprune.signals import NoLogitsError, Signal
 from lightning_alignprune.state.sampler import PrunedSampler
 from lightning_alignprune.tap.loss_tap import LossTap
-from lightning_alignprune.tap.tapped_step import TappedStep, UnseenLossError, is_part_of
-from lightning_alignprune.trainer_access.errors import no_logits, refusal
+from lightning_alignprune.tap.tapped_step import (
+    ChangingFactorsError,
+    TappedStep,
+    UnseenLossError,
+    is_part_of,
+)
+from lightning_alignprune.trainer_access.errors import OWNER, no_logits, refusal
 
 _WAYS_OUT = (
     'Return {"loss": loss, "sample_loss": losses} with losses of shape (B,) on the graph, or use '
@@ -51,6 +57,7 @@ class StepRecorder:
         self._weights: Tensor | None = None
         self._values: Tensor | None = None
         self._is_checked = False
+        self._is_weighting_checked = False
         self._epoch_order: Tensor | None = None
         self._order = torch.empty(0, dtype=torch.int64)
         self._order_weights: Tensor | None = None
@@ -90,13 +97,21 @@ class StepRecorder:
         with tap:
             returned = step(*args, **kwargs)
         loss, user_losses = _read(returned, self._indices)
-        tapped = TappedStep(len(self._indices), loss, tap.calls, user_losses)
+        tapped = TappedStep(
+            len(self._indices),
+            loss,
+            tap.calls,
+            user_losses,
+            has_graph=not self.is_manual,
+            is_first=not self._is_checked,
+        )
         if user_losses is not None:
             returned = self._take_user_losses(returned, user_losses, tapped)
         elif loss is None and not self.is_manual:
             return returned  # the step asked Lightning to skip this batch
         elif loss is not None and not self._is_checked and not is_part_of(loss, tap.calls):
             tapped.calls.clear()  # the torch losses it calls are not what it trains
+        self._check_weighting(tapped)
         self._record(tapped)
         return returned
 
@@ -119,6 +134,17 @@ class StepRecorder:
         weighted = loss * self._weights.mean().to(loss.dtype)
         return {**returned, "loss": weighted} if isinstance(returned, dict) else weighted
 
+    def _check_weighting(self, tapped: TappedStep) -> None:
+        if self._is_weighting_checked or not (self.will_weigh or self._weights is not None):
+            return
+        self._is_weighting_checked = True
+        if tapped.weights_miss_factors():
+            raise refusal(
+                "a reduction='none' loss whose factors have no gradient of their own, to weight it",
+                "factors that are made of the network's output, such as a focal loss's",
+                "Detach them, or use a policy that weights nothing (rescale='none').",
+            )
+
     def _take_user_losses(self, returned: Any, losses: Tensor, tapped: TappedStep) -> Any:
         # Where the tap saw the loss function, the weights are on the graph already.
         if (self.will_weigh or self._weights is not None) and not tapped.calls:
@@ -138,6 +164,12 @@ class StepRecorder:
     def _record(self, tapped: TappedStep) -> None:
         try:
             values = self.signal.values(tapped)
+        except ChangingFactorsError:
+            raise refusal(
+                "factors that do not depend on the elements of reduction='none' that they multiply",
+                "some that do, such as those of a focal loss with pt = exp(-loss)",
+                _WAYS_OUT,
+            ) from None
         except UnseenLossError:
             raise refusal(
                 "training_step to show one loss per sample",
@@ -149,6 +181,13 @@ class StepRecorder:
         except NoLogitsError as error:
             raise no_logits(self.signal, error) from None
         if not self._is_checked:
+            if tapped.is_reduced_by_hand() and not tapped.reduces_itself():
+                rank_zero_warn(
+                    f"{OWNER}: each sample's plain mean of a reduction='none' loss is recorded; "
+                    "what the step multiplies it by cannot be seen in manual optimisation or a "
+                    'compiled step. If it is masked or scaled, return {"loss": loss, '
+                    '"sample_loss": losses}.'
+                )
             self._check_values(values, tapped.num_samples)
         self._is_checked = True
         if self._values is None:  # LBFGS runs the step again; its first loss is the batch's

@@ -1,6 +1,11 @@
 """What did one step show of each sample's loss, and how is it weighted?"""
 
 from lightning_alignprune.tap.loss_tap import LossTap
-from lightning_alignprune.tap.tapped_step import TappedCall, TappedStep, UnseenLossError
+from lightning_alignprune.tap.tapped_step import (
+    ChangingFactorsError,
+    TappedCall,
+    TappedStep,
+    UnseenLossError,
+)
 
-__all__ = ["LossTap", "TappedCall", "TappedStep", "UnseenLossError"]
+__all__ = ["ChangingFactorsError", "LossTap", "TappedCall", "TappedStep", "UnseenLossError"]

@@ -2,6 +2,7 @@
 
 import inspect
 from collections.abc import Callable
+from types import FrameType
 from typing import Any
 
 import torch
@@ -24,6 +25,12 @@ _FUNCTIONS: tuple[Callable[..., Tensor], ...] = (
     F.multi_margin_loss,
     F.multilabel_margin_loss,
     F.multilabel_soft_margin_loss,
+    F.hinge_embedding_loss,
+    F.margin_ranking_loss,
+    F.cosine_embedding_loss,
+    F.triplet_margin_loss,
+    F.triplet_margin_with_distance_loss,
+    F.ctc_loss,
 )
 #: Function -> its parameters in order, with their defaults.
 LOSS_FUNCTIONS: dict[Any, dict[str, Any]] = {
@@ -31,9 +38,42 @@ LOSS_FUNCTIONS: dict[Any, dict[str, Any]] = {
     for func in _FUNCTIONS
 }
 _WITH_IGNORE_INDEX = (F.cross_entropy, F.nll_loss)
-# Their `weight` is a weight of elements whose sum divides the mean.
-_WITH_ELEMENT_WEIGHT = (F.mse_loss, F.l1_loss, F.smooth_l1_loss, F.huber_loss)
+# Their `weight` is a weight of elements whose sum divides the mean; Huber's mean is over elements.
+_DIVIDED_BY_ELEMENT_WEIGHT = (F.mse_loss, F.l1_loss)
+# torch (2.14 at least) hands on its arguments to a mode without this one.
+_LOST_ARGUMENTS = {F.l1_loss: "weight"}
 _IGNORE_INDEX = -100
+
+
+def lost_arguments(func: Any, frame: FrameType | None) -> dict[str, Any]:
+    """Return what torch forgets to hand on to a mode, read where ``func`` itself was called.
+
+    Args:
+        func: The loss function.
+        frame: Of the mode's handler; ``func``'s own is a few frames up.
+    """
+    name = _LOST_ARGUMENTS.get(func)
+    if name is None or name not in LOSS_FUNCTIONS[func]:
+        return {}
+    while frame is not None and frame.f_code is not func.__code__:
+        frame = frame.f_back
+    value = None if frame is None else frame.f_locals.get(name)
+    return {} if value is None else {name: value}
+
+
+def num_rows(func: Any, first: Tensor) -> int:
+    """Return how many samples a call has by the shape of its first argument."""
+    if func is F.ctc_loss:  # (T, B, C), or (T, C) for one sample
+        return first.shape[1] if first.ndim == 3 else 1
+    return first.shape[0]
+
+
+def in_the_mean(func: Any, bound: dict[str, Any], elements: Tensor) -> Tensor:
+    """Return ``elements`` as torch's ``reduction="mean"`` takes their mean."""
+    if func is not F.ctc_loss:
+        return elements
+    lengths = torch.as_tensor(bound["target_lengths"], device=elements.device)
+    return elements / lengths.clamp(min=1).to(elements.dtype)
 
 
 def observed_elements(func: Any, bound: dict[str, Any], elements: Tensor) -> Tensor | None:
@@ -47,8 +87,8 @@ def observed_elements(func: Any, bound: dict[str, Any], elements: Tensor) -> Ten
 def mean_divisor(func: Any, bound: dict[str, Any], elements: Tensor) -> Tensor | int:
     """Return what torch divides the sum of ``elements`` by for ``reduction="mean"``."""
     weight: Tensor | None = bound.get("weight")
-    if func in _WITH_ELEMENT_WEIGHT and weight is not None:
-        return torch.broadcast_to(weight, elements.shape).sum()
+    if func in _DIVIDED_BY_ELEMENT_WEIGHT and weight is not None:
+        return weight.sum()
     if func not in _WITH_IGNORE_INDEX:
         return elements.numel()
     target: Tensor = bound["target"]

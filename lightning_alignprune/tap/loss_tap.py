@@ -17,11 +17,20 @@ from torch import Tensor
 from torch.overrides import TorchFunctionMode
 from typing_extensions import override
 
-from lightning_alignprune.tap.loss_functions import LOSS_FUNCTIONS, mean_divisor, observed_elements
+from lightning_alignprune.tap.loss_functions import (
+    LOSS_FUNCTIONS,
+    in_the_mean,
+    lost_arguments,
+    mean_divisor,
+    num_rows,
+    observed_elements,
+)
 from lightning_alignprune.tap.tapped_step import TappedCall
 
 # Frames between the tap and whoever called the loss function.
 _BETWEEN = (__file__, torch.overrides.__file__)
+# Logits of one chunk of a second computation of the loss: 16 MB in float32.
+_CHUNK_NUMEL = 2**22
 
 
 class _WeightedGradient(torch.autograd.Function):
@@ -30,7 +39,7 @@ class _WeightedGradient(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, values: Tensor, weights: Tensor) -> Tensor:
         ctx.save_for_backward(weights)
-        return values.view_as(values)
+        return values.clone()  # a view of an autograd function must not be changed in place
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None]:
@@ -88,6 +97,8 @@ class LossTap(TorchFunctionMode):
             return func(*args, **kwargs)
         if not torch.compiler.is_compiling() and _is_called_by_traced_code():
             return func(*args, **kwargs)
+        if func is F.l1_loss and not torch.compiler.is_compiling():
+            kwargs = {**lost_arguments(func, sys._getframe()), **kwargs}
         return self._tap(func, args, kwargs)
 
     def _tap(self, func: Any, args: Any, kwargs: dict[str, Any]) -> Any:
@@ -95,13 +106,14 @@ class LossTap(TorchFunctionMode):
         # No strict=: dynamo of torch 2.6 cannot trace it.
         given = dict(zip(parameters, args))  # noqa: B905
         bound: dict[str, Any] = {**parameters, **given, **kwargs}
-        first = bound["input"]
+        first, second = list(bound.values())[:2]  # in the order of the function's parameters
         if (
             bound.get("size_average") is not None
             or bound.get("reduce") is not None
             or (self.with_grad_only and not torch.is_grad_enabled())
             or first.ndim == 0
-            or (self.indices is not None and first.shape[0] != self.indices.shape[0])
+            or (func is F.ctc_loss and first.ndim != 3)
+            or (self.indices is not None and num_rows(func, first) != self.indices.shape[0])
         ):
             return func(*args, **kwargs)
         reduction = bound["reduction"]
@@ -109,34 +121,62 @@ class LossTap(TorchFunctionMode):
         if self.weights is None:
             output = func(*args, **kwargs)
             with torch.no_grad():
-                elements = func(**bound)
+                elements = output if reduction == "none" else _elements(func, bound)
+                if reduction == "mean":
+                    elements = in_the_mean(func, bound, elements)
         else:
             elements = func(**bound)
+            if reduction == "mean":
+                elements = in_the_mean(func, bound, elements)
             output = _reduced(func, bound, elements, self.weights, reduction)
         self.calls.append(
             TappedCall(
-                self._losses(func, bound, elements),
+                self._losses(func, bound, elements, reduction),
                 output,
                 reduction,
                 first.detach(),
-                bound["target"],
+                second,
                 func,
             )
         )
         return output
 
-    def _losses(self, func: Any, bound: dict[str, Any], elements: Tensor) -> Tensor:
+    def _losses(self, func: Any, bound: dict[str, Any], elements: Tensor, reduction: str) -> Tensor:
         if self.plain and bound.get("label_smoothing"):
             with torch.no_grad():
                 elements = func(**{**bound, "label_smoothing": 0.0})
         elements = elements.detach().float()
         observed = observed_elements(func, bound, elements)
-        if observed is None:
-            losses = elements if elements.ndim == 1 else elements.flatten(1).mean(1)
-            return torch.nan_to_num(losses, nan=torch.inf, posinf=torch.inf, neginf=-torch.inf)
         total = elements.reshape(len(elements), -1).sum(1)
         total = torch.nan_to_num(total, nan=torch.inf, posinf=torch.inf, neginf=-torch.inf)
-        return total / observed.reshape(len(observed), -1).sum(1)
+        # A sample alone in a batch would lose the sum of its elements, or their mean.
+        is_total = reduction in ("sum", "batchmean")
+        if observed is None:
+            return total if is_total or elements.ndim == 1 else total / elements[0].numel()
+        kept = observed.reshape(len(observed), -1).sum(1)
+        return torch.where(kept == 0, torch.nan, total) if is_total else total / kept
+
+
+def _elements(func: Any, bound: dict[str, Any]) -> Tensor:
+    """Return the loss's elements, without gradients, in little memory.
+
+    Cross-entropy makes a second tensor of the logits' size, which is no small thing for a large
+    vocabulary: it is computed for some rows at a time.
+    """
+    logits: Tensor | None = bound.get("input")
+    if (
+        func is not F.cross_entropy
+        or torch.compiler.is_compiling()
+        or logits is None
+        or logits.ndim < 2
+        or logits.numel() <= _CHUNK_NUMEL
+    ):
+        result: Tensor = func(**bound)
+        return result
+    num_chunks = min(len(logits), -(-logits.numel() // _CHUNK_NUMEL))
+    size = -(-len(logits) // num_chunks)
+    parts = zip(torch.split(logits, size), torch.split(bound["target"], size), strict=True)
+    return torch.cat([func(**{**bound, "input": x, "target": y}) for x, y in parts])
 
 
 def _reduced(

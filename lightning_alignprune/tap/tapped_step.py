@@ -8,6 +8,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+# Coefficients of a mean, in the precision of the loss's own dtype, add up to 1.
+_MEAN_TOLERANCE = 0.01
+
 
 class TappedCall(NamedTuple):
     """One loss-function call that the tap saw.
@@ -34,6 +37,10 @@ class UnseenLossError(RuntimeError):
     """No per-sample loss could be read from a step."""
 
 
+class ChangingFactorsError(UnseenLossError):
+    """A step multiplies the elements of a loss by factors that depend on these elements."""
+
+
 @dataclass
 class TappedStep:
     """What one ``training_step`` gave: its loss, the tapped calls, the user's own vector.
@@ -43,30 +50,75 @@ class TappedStep:
         loss: The step's loss as the module returned it, or None if it returned none.
         calls: The loss-function calls with B rows.
         user_losses: The module's own ``sample_loss``, shape (B,), or None.
+        has_graph: Whether the step's graph is still there; not after a manual backward pass.
+        is_first: Whether to check what costs a host wait, once per fit.
     """
 
     num_samples: int
     loss: Tensor | None
     calls: list[TappedCall] = field(default_factory=list)
     user_losses: Tensor | None = None
+    has_graph: bool = True
+    is_first: bool = False
 
     def sample_losses(self) -> Tensor:
         """Return each sample's loss, shape (B,), float32.
 
-        The module's own ``sample_loss`` wins. One tapped call gives its vector. Several are added
-        with the coefficients that they have in the step's loss, read off the autograd graph.
+        The module's own ``sample_loss`` wins. One tapped call gives its vector, unless the step
+        reduces its elements itself: those, and several calls, are added with the coefficients
+        that they have in the step's loss, read off the autograd graph.
 
         Raises:
             UnseenLossError: If the step shows no per-sample loss.
+            ChangingFactorsError: If its parts cannot be told from its gradients.
         """
         if self.user_losses is not None:
             losses = self.user_losses.detach().float()
             return torch.nan_to_num(losses, nan=torch.inf, posinf=torch.inf, neginf=-torch.inf)
-        if len(self.calls) == 1:
+        if len(self.calls) == 1 and not self.reduces_itself():
             return self.calls[0].losses
         if not self.calls or self.loss is None:
             raise UnseenLossError
+        if self.is_first and self.has_graph:
+            for call, factors in self._live_factors():
+                if _change_with(factors, call.output):
+                    raise ChangingFactorsError
         return _combined(self.loss, self.calls)
+
+    def reduces_itself(self) -> bool:
+        """Say whether the step's own code reduces the elements, and the graph shows how."""
+        return self.is_reduced_by_hand() and self.has_graph and self._shows_coefficients()
+
+    def is_reduced_by_hand(self) -> bool:
+        """Say whether the only loss call gave elements, which the step's own code reduces."""
+        return (
+            self.user_losses is None
+            and len(self.calls) == 1
+            and self.calls[0].reduction == "none"
+            and self.calls[0].output is not self.loss
+        )
+
+    def weights_miss_factors(self) -> bool:
+        """Say whether elements have factors with a gradient of their own.
+
+        The elements' gradients are weighted; what reaches the network past them is not, such as
+        through a focal factor made of the logits.
+        """
+        if not self.has_graph:
+            return False
+        return any(not _change_with(factors, c.output) for c, factors in self._live_factors())
+
+    def _live_factors(self) -> list[tuple[TappedCall, Tensor]]:
+        elements = [call for call in self.calls if call.reduction == "none"]
+        found = [(call, _factors_of(self.loss, call)) for call in elements]
+        return [(call, factors) for call, factors in found if factors is not None]
+
+    def _shows_coefficients(self) -> bool:
+        if self.loss is None or not self.loss.requires_grad:
+            return False
+        # A compiled step is one opaque node, which shows nothing of what happens inside.
+        tensors = (self.loss, self.calls[0].output)
+        return not any(_is_compiled(tensor) for tensor in tensors)
 
     def batch_loss(self) -> Tensor:
         """Return the step's loss as a detached float32 scalar.
@@ -92,8 +144,7 @@ def _combined(loss: Tensor, calls: list[TappedCall]) -> Tensor:
         if coefficient is None:  # a metric beside the loss
             continue
         if call.reduction == "none":
-            share = (coefficient * call.output.detach()).float()
-            part = share.reshape(len(share), -1).sum(1) * len(share)
+            part = _shares(coefficient, call.output.detach())
         else:
             scale = len(call.losses) if call.reduction == "sum" else 1
             part = call.losses * (coefficient.float() * scale)
@@ -101,6 +152,40 @@ def _combined(loss: Tensor, calls: list[TappedCall]) -> Tensor:
     if total is None:
         raise UnseenLossError
     return total
+
+
+def _shares(coefficients: Tensor, elements: Tensor) -> Tensor:
+    """Return B times each sample's share of the loss, or its masked mean.
+
+    Equal coefficients that add up to 1 are a mean over the elements that a mask keeps: alone in a
+    batch, a sample would be divided by its own number of them.
+    """
+    rows = coefficients.float().reshape(len(coefficients), -1)
+    shares = rows * elements.float().reshape(len(elements), -1)
+    shares = torch.where(rows == 0, 0, shares).sum(1)  # what is masked may be infinite
+    total = rows.sum()
+    is_mean = (total - 1).abs() < _MEAN_TOLERANCE
+    is_mask = (rows.max() * rows.count_nonzero() - total).abs() < _MEAN_TOLERANCE
+    shares = torch.nan_to_num(shares, nan=torch.inf, posinf=torch.inf, neginf=-torch.inf)
+    # NaN, not observed, where a sample's elements are all masked.
+    return torch.where(is_mean & is_mask, shares / rows.sum(1), shares * len(rows))
+
+
+def _factors_of(loss: Tensor | None, call: TappedCall) -> Tensor | None:
+    """Return the factors of the call's elements in the loss where they are part of the graph."""
+    if loss is None or not (loss.requires_grad and call.output.requires_grad):
+        return None
+    (factors,) = torch.autograd.grad(loss, call.output, create_graph=True, allow_unused=True)
+    return factors if factors is not None and factors.requires_grad else None
+
+
+def _change_with(factors: Tensor, elements: Tensor) -> bool:
+    (change,) = torch.autograd.grad(factors.sum(), elements, retain_graph=True, allow_unused=True)
+    return change is not None and bool(change.any())
+
+
+def _is_compiled(tensor: Tensor) -> bool:
+    return type(tensor.grad_fn).__name__.startswith("CompiledFunction")
 
 
 def is_classification(call: TappedCall) -> bool:
@@ -127,7 +212,7 @@ def is_part_of(loss: Tensor, calls: list[TappedCall]) -> bool:
         return True
     if not outputs:
         return False
-    if any(type(x.grad_fn).__name__.startswith("CompiledFunction") for x in (loss, *outputs)):
+    if any(_is_compiled(x) for x in (loss, *outputs)):
         return True
     found = torch.autograd.grad(loss, outputs, retain_graph=True, allow_unused=True)
     return any(grad is not None for grad in found)

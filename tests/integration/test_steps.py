@@ -327,3 +327,101 @@ def test_several_optimisers_are_refused_with_the_way_out():
     trainer = make_trainer(callback)
     with pytest.raises(MisconfigurationException, match=r"BatchLoss\(\)"):
         trainer.fit(Gan(), DataLoader(make_data(), 8))
+
+
+class Masked(Stock):
+    """Elements that the step masks and reduces itself; ``how`` names the way."""
+
+    def __init__(self, how):
+        super().__init__()
+        self.how = how
+
+    def training_step(self, batch, batch_idx):
+        x, y, index = batch
+        return self.reduce(self.elements(x, y), self.mask(y, index))
+
+    def elements(self, x, y):
+        target = F.one_hot(y, 3).to(x.dtype)
+        elements = F.binary_cross_entropy_with_logits(self(x), target, reduction="none")
+        if self.how == "focal":
+            elements = elements * (target - self(x).sigmoid()).abs() ** 2
+        return elements
+
+    def mask(self, y, index):
+        return (torch.arange(3) <= index[:, None] % 3).float()
+
+    def reduce(self, elements, mask):
+        if self.how == "in place":
+            elements *= mask
+            return elements.mean()
+        total = (elements * mask).sum()
+        return total / mask.sum() if self.how == "masked mean" else total / mask.numel()
+
+
+class MaskedByHand(Masked):
+    def training_step(self, batch, batch_idx):
+        x, y, index = batch
+        elements = self.elements(x, y)
+        if self.trainer.current_epoch > 0:
+            elements = elements * WEIGHTS[index][:, None]
+        return self.reduce(elements, self.mask(y, index))
+
+
+@pytest.mark.parametrize("how", ["masked mean", "focal", "masked", "in place"])
+def test_elements_that_the_step_reduces_itself(how):
+    seen = []
+
+    class Watch(Masked):
+        def training_step(self, batch, batch_idx):
+            if self.trainer.current_epoch == 0:
+                with torch.no_grad():
+                    for i in range(8):
+                        one = super().training_step([part[i : i + 1] for part in batch], 0)
+                        seen.append(one)
+            return super().training_step(batch, batch_idx)
+
+    callback = pruning(WEIGHTS, keep_history=True)
+    if how == "focal":  # its factor has a gradient of its own, which no weight reaches
+        fit(Watch(how), unweighted := pruning(None, keep_history=True))
+        torch.testing.assert_close(unweighted.trajectories.rows[0], torch.stack(seen))
+        with pytest.raises(MisconfigurationException, match="no gradient of their own"):
+            fit(Watch(how), callback)
+        return
+    ours = fit(Watch(how), callback)
+    torch.testing.assert_close(callback.trajectories.rows[0], torch.stack(seen))
+    by_hand = fit(MaskedByHand(how))
+    torch.testing.assert_close(ours, by_hand, rtol=0, atol=1e-6)
+
+
+def test_factors_that_depend_on_the_elements_are_refused():
+    class Focal(Stock):
+        def training_step(self, batch, batch_idx):
+            losses = F.cross_entropy(self(batch[0]), batch[1], reduction="none")
+            return ((1 - torch.exp(-losses)) ** 2 * losses).mean()
+
+    class Detached(Focal):
+        def training_step(self, batch, batch_idx):
+            losses = F.cross_entropy(self(batch[0]), batch[1], reduction="none")
+            penalty = 1e-4 * sum(p.square().sum() for p in self.parameters())
+            return ((1 - torch.exp(-losses.detach())) ** 2 * losses).mean() + penalty
+
+    with pytest.raises(MisconfigurationException, match=r"do not depend on.*sample_loss"):
+        fit(Focal(), pruning(None))
+    fit(Detached(), pruning(None))
+
+
+def test_elements_in_manual_optimisation_are_warned_of():
+    class Elements(Stock):
+        def __init__(self):
+            super().__init__()
+            self.automatic_optimization = False
+
+        def training_step(self, batch, batch_idx):
+            optimizer = self.optimizers()
+            optimizer.zero_grad()
+            losses = F.cross_entropy(self(batch[0]), batch[1], reduction="none")
+            self.manual_backward(losses.mean())
+            optimizer.step()
+
+    with pytest.warns(UserWarning, match=r"plain mean of a reduction='none' loss"):
+        fit(Elements(), pruning(None))

@@ -1,10 +1,14 @@
 """The tap against torch's own values and gradients, and against hand-written weighting."""
 
+import inspect
+
 import pytest
 import torch
 import torch.nn.functional as F
 from torch import nn
+from torch.utils._python_dispatch import TorchDispatchMode
 
+from lightning_alignprune.tap import loss_tap
 from lightning_alignprune.tap.loss_tap import LossTap
 from lightning_alignprune.tap.tapped_step import TappedStep, UnseenLossError, is_part_of
 
@@ -62,10 +66,19 @@ CASES = {
     "l1": (F.l1_loss, X, PROBS, {}),
     "smooth l1": (F.smooth_l1_loss, X, PROBS, {"beta": 0.3}),
     "huber": (F.huber_loss, X, PROBS, {"delta": 0.3}),
+    "mse weight": (F.mse_loss, X, PROBS, {"weight": 3 * PROBS}),
+    "l1 weight": (F.l1_loss, X, PROBS, {"weight": 3 * PROBS}),
+    "huber weight": (F.huber_loss, X, PROBS, {"weight": 3 * PROBS}),
     "kl": (F.kl_div, X.log_softmax(1), PROBS, {}),
     "kl batchmean": (F.kl_div, X.log_softmax(1), PROBS, {"reduction": "batchmean"}),
     "poisson": (F.poisson_nll_loss, X, PROBS, {}),
     "soft margin": (F.soft_margin_loss, X, PROBS.sign(), {}),
+}
+# torch 2.6 has no weight for some of them.
+CASES = {
+    name: case
+    for name, case in CASES.items()
+    if "weight" not in case[3] or "weight" in inspect.signature(case[0]).parameters
 }
 pytestmark = pytest.mark.filterwarnings("ignore:reduction. 'mean' divides the total loss")
 
@@ -126,6 +139,8 @@ def test_recorded_losses_are_those_of_single_samples(name):
     with tap:
         func(x.clone().requires_grad_(), target, **kwargs)
     for i in range(B):
+        if func in (F.mse_loss, F.l1_loss, F.huber_loss) and "weight" in kwargs:
+            kwargs = {**kwargs, "weight": CASES[name][3]["weight"][i : i + 1]}
         elements = func(x[i : i + 1], target[i : i + 1], **kwargs, reduction="none").flatten()
         if target.dtype == torch.int64:
             elements = elements[(target[i : i + 1] != kwargs.get("ignore_index", -100)).flatten()]
@@ -203,11 +218,21 @@ def test_sum_of_losses_takes_the_coefficients_from_the_graph():
     losses = TappedStep(B, loss, tap.calls).sample_losses()
     wanted = (
         2 * F.cross_entropy(x, y, reduction="none")
-        + 0.25 * F.mse_loss(x, PROBS, reduction="none").mean(1)
+        + 0.25 * F.mse_loss(x, PROBS, reduction="none").sum(1)
         + F.l1_loss(x, PROBS, reduction="none").mean(1)
     )
-    # "sum" is recorded as the mean over the extra dimension, as every other reduction is.
     torch.testing.assert_close(losses, wanted.float().detach())
+    torch.testing.assert_close(losses.mean(), loss.float().detach())
+
+
+@pytest.mark.parametrize("name", ["mse", "ce positions ignore", "kl batchmean"])
+def test_a_summed_loss_is_recorded_as_the_sum_of_a_samples_elements(name):
+    func, x, target, kwargs = CASES[name]
+    kwargs = {"reduction": "sum"} | kwargs
+    with LossTap(torch.empty(B)) as tap:
+        func(x.clone().requires_grad_(), target, **kwargs)
+    wanted = [func(x[i : i + 1], target[i : i + 1], **kwargs) for i in range(B)]
+    torch.testing.assert_close(tap.calls[0].losses, torch.stack(wanted).float())
 
 
 def test_a_loss_that_no_call_feeds():
@@ -248,3 +273,85 @@ def test_the_mode_does_not_survive_an_exception():
         raise KeyboardInterrupt
     F.cross_entropy(rand(B, C).requires_grad_(), labels(B))
     assert not tap.calls
+
+
+class LargestTensor(TorchDispatchMode):
+    """Notes the size of the largest floating-point tensor that any operation makes."""
+
+    def __init__(self):
+        super().__init__()
+        self.sizes = []
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        result = func(*args, **(kwargs or {}))
+        made = result if isinstance(result, tuple) else (result,)
+        self.sizes += [
+            t.numel() for t in made if isinstance(t, torch.Tensor) and "log_softmax" in str(func)
+        ]
+        return result
+
+
+@pytest.mark.parametrize("kwargs", [{}, {"label_smoothing": 0.1}, {"reduction": "sum"}])
+def test_the_second_computation_of_a_large_loss_is_made_of_small_pieces(kwargs, monkeypatch):
+    monkeypatch.setattr(loss_tap, "_CHUNK_NUMEL", 100)
+    x, y = rand(60, 50).requires_grad_(), labels(60, ignore=True)
+    with LargestTensor() as seen, LossTap(y) as tap:
+        loss = F.cross_entropy(x, y, **kwargs)
+    assert torch.equal(loss, F.cross_entropy(x, y, **kwargs))
+    assert seen.sizes[0] == x.numel(), "torch's own"
+    assert max(seen.sizes[1:]) <= 100
+    elements = F.cross_entropy(x, y, **{**kwargs, "reduction": "none"}).detach().float()
+    seen_losses = tap.calls[0].losses
+    torch.testing.assert_close(seen_losses[y >= 0], elements[y >= 0])
+    assert seen_losses[y < 0].isnan().all()
+
+
+def test_elements_are_not_computed_twice():
+    with LargestTensor() as seen, LossTap(torch.empty(B)):
+        F.cross_entropy(rand(B, C).requires_grad_(), labels(B), reduction="none")
+    assert len(seen.sizes) == 1
+
+
+LENGTHS = torch.tensor([1, 2, 3, 2, 1, 3, 2])
+SIGNS = labels(B) % 2 * 2 - 1
+OTHER, THIRD = rand(B, C, seed=4), rand(B, C, seed=5)
+# Function, what its first argument is made of, the others; each has one row per sample.
+PAIRS = {
+    "hinge": (F.hinge_embedding_loss, X, [PROBS.sign()], {}),
+    "ranking": (F.margin_ranking_loss, X[:, 0], [OTHER[:, 0], SIGNS], {"margin": 0.5}),
+    "cosine": (F.cosine_embedding_loss, X, [OTHER, SIGNS], {"margin": 0.1}),
+    "triplet": (F.triplet_margin_loss, X, [OTHER, THIRD], {"swap": True}),
+    "triplet distance": (F.triplet_margin_with_distance_loss, X, [OTHER, THIRD], {"margin": 2.0}),
+    "ctc": (F.ctc_loss, rand(B, 8, C), [labels(B, 3).clamp(min=1), LENGTHS * 0 + 8, LENGTHS], {}),
+}
+
+
+def call_pair(func, x, others, kwargs):
+    if func is F.ctc_loss:
+        return func(x.transpose(0, 1).log_softmax(2), *others, **kwargs)
+    return func(x, *others, **kwargs)
+
+
+@pytest.mark.parametrize("name", PAIRS)
+@pytest.mark.parametrize("reduction", ["mean", "sum"])
+def test_losses_of_pairs_triplets_and_sequences(name, reduction):
+    func, x, others, kwargs = PAIRS[name]
+    kwargs = {**kwargs, "reduction": reduction}
+    x = x.clone().requires_grad_()
+    alone = [
+        call_pair(func, x[i : i + 1], [o[i : i + 1] for o in others], kwargs) for i in range(B)
+    ]
+    alone = torch.stack(alone)
+    for weights in (None, torch.ones(B), torch.rand(B) * 2):
+        with LossTap(torch.empty(B), weights) as tap:
+            loss = call_pair(func, x, others, kwargs)
+        w = torch.ones(B).double() if weights is None else weights.double()
+        by_hand = (alone * w).sum() / (B if reduction == "mean" else 1)
+        torch.testing.assert_close(loss, by_hand)
+        ours, theirs = (
+            torch.autograd.grad(value, x, retain_graph=True)[0] for value in (loss, by_hand)
+        )
+        torch.testing.assert_close(ours, theirs)
+        torch.testing.assert_close(tap.calls[0].losses, alone.detach().float())
+        if weights is None:
+            assert torch.equal(loss, call_pair(func, x, others, kwargs))
