@@ -97,6 +97,12 @@ def callbacks(trainer: Trainer) -> list[Any]:
     return list(trainer.callbacks)  # type: ignore[attr-defined]
 
 
+def trained_parameters(trainer: Trainer) -> list[torch.nn.Parameter]:
+    """Return the parameters that an optimizer of this fit trains."""
+    groups = [group for optimizer in trainer.optimizers for group in optimizer.param_groups]
+    return [parameter for group in groups for parameter in group["params"]]
+
+
 def with_sampler(
     loader: Loader, sampler: PrunedSampler, generator: torch.Generator | None = None
 ) -> Loader:
