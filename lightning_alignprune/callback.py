@@ -388,6 +388,11 @@ class DynamicPruningCallback(Callback):
         state, self._loaded = self._loaded, None
         self._running().start(state)
 
+    @override
+    def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Note the random states with which the epoch begins."""
+        self._running().note_rng()
+
     # ---- the batch path ---------------------------------------------------------------------
 
     @override

@@ -83,9 +83,9 @@ class Snapshot:
             return
         self._seen[id(part)] = part
         for name, parameter in part._parameters.items():
-            is_new = parameter is not None and id(parameter) not in self._seen
-            if is_new and not nn.parameter.is_lazy(parameter):
-                assert parameter is not None
+            if parameter is None or id(parameter) in self._seen:
+                continue
+            if not nn.parameter.is_lazy(parameter):
                 self._seen[id(parameter)] = parameter
                 copy = None
                 if not (parameter.requires_grad and id(parameter) in self._trained):
@@ -138,12 +138,16 @@ def _content_of(value: Any) -> Callable[[], None] | None:
     elif isinstance(value, dict):
         undo = partial(_refill_dict, value, dict(value))
     elif isinstance(value, torch.Generator):
-        undo = partial(value.set_state, value.get_state())  # type: ignore[arg-type]
+        undo = partial(_set_state, value, value.get_state())
     elif isinstance(value, random.Random):
         undo = partial(value.setstate, value.getstate())
     elif "numpy" in sys.modules:
         undo = _content_of_numpy(value, sys.modules["numpy"])
     return undo
+
+
+def _set_state(generator: torch.Generator, state: Tensor) -> None:
+    generator.set_state(state)
 
 
 def _content_of_numpy(value: Any, np: Any) -> Callable[[], None] | None:
