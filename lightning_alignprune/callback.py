@@ -131,6 +131,7 @@ class DynamicPruningCallback(Callback):
         self.partition = check_choice(OWNER, "partition", partition, get_args(Partition))
         self._session: FitSession | None = None
         self._loaded: dict[str, Any] | None = None
+        self._is_for_fit = True
 
     # ---- presets ----------------------------------------------------------------------------
 
@@ -371,9 +372,12 @@ class DynamicPruningCallback(Callback):
     @override
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Check what can be checked and wrap the Trainer's methods for this fit."""
+        # Lightning loads a checkpoint's state after this hook, for validate, test and predict too.
+        self._is_for_fit = stage == "fit"
         if stage != "fit":
             return
         self._release()
+        self._loaded = None  # of a fit that failed before it began
         session = FitSession(self, trainer, pl_module)
         session.go_on_from(self._session)
         self._session = session
@@ -383,6 +387,11 @@ class DynamicPruningCallback(Callback):
         """Start or resume the state, and let the selection take effect."""
         state, self._loaded = self._loaded, None
         self._running().start(state)
+
+    @override
+    def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Note the random states with which the epoch begins."""
+        self._running().note_rng()
 
     # ---- the batch path ---------------------------------------------------------------------
 
@@ -447,8 +456,9 @@ class DynamicPruningCallback(Callback):
 
     @override
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Keep the state until the length of the training set is known."""
-        self._loaded = state_dict or None
+        """Keep a fit's state until the length of the training set is known."""
+        if self._is_for_fit:
+            self._loaded = state_dict or None
 
     def _release(self) -> None:
         if self._session is not None:
@@ -458,6 +468,7 @@ class DynamicPruningCallback(Callback):
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Take the wrappers off."""
         self._release()
+        self._is_for_fit = True
 
     @override
     def on_exception(
@@ -465,3 +476,4 @@ class DynamicPruningCallback(Callback):
     ) -> None:
         """Take the wrappers off: Lightning does not call ``teardown`` after an exception."""
         self._release()
+        self._is_for_fit = True

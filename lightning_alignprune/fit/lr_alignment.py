@@ -72,7 +72,9 @@ class ScheduleAlignment:
             return
         self._configs = configs
         self._position = [int(getattr(c.scheduler, "last_epoch", 0)) for c in configs]
-        self._epoch_start = list(self._position)
+        # In mid-epoch, of a run without the callback, a part of the epoch's steps is in them.
+        behind = access.batches_to_skip(trainer)
+        self._epoch_start = [p - self._steps(i, behind) for i, p in enumerate(self._position)]
         self._step = module.lr_scheduler_step
         access.shadow(module, "lr_scheduler_step", self._lr_scheduler_step)
 

@@ -1,6 +1,6 @@
 """Which Trainers can be pruned; the others are refused by name before the first step."""
 
-from lightning.pytorch import Trainer
+from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.strategies import (
     DDPStrategy,
     DeepSpeedStrategy,
@@ -10,6 +10,7 @@ from lightning.pytorch.strategies import (
     XLAStrategy,
 )
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
+from lightning.pytorch.utilities.signature_utils import is_param_in_hook_signature
 
 from lightning_alignprune.policies import Policy
 from lightning_alignprune.reference.pseudo_clean import PseudoClean
@@ -24,6 +25,12 @@ def check_trainer(trainer: Trainer) -> None:
     Raises:
         MisconfigurationException: With the strategy's name, or what this Lightning lacks.
     """
+    if not isinstance(trainer, Trainer):
+        raise refusal(
+            "a Trainer of lightning.pytorch",
+            f"one of {type(trainer).__module__.partition('.')[0]}, whose classes are others",
+            "Write `import lightning.pytorch as pl` wherever it says `import pytorch_lightning`.",
+        )
     loop = trainer.fit_loop
     missing = [name for name in _LOOP_ATTRIBUTES if not hasattr(loop, name)]
     if missing:
@@ -32,6 +39,20 @@ def check_trainer(trainer: Trainer) -> None:
             "Use lightning >= 2.5, < 3."
         )
     _check_strategy(trainer.strategy, trainer.world_size)
+
+
+def check_step(module: LightningModule) -> None:
+    """Refuse a step that takes its batches itself.
+
+    Raises:
+        MisconfigurationException: If it takes the loader's iterator.
+    """
+    if is_param_in_hook_signature(module.training_step, "dataloader_iter", explicit=True):
+        raise refusal(
+            "training_step(self, batch, batch_idx)",
+            "training_step(self, dataloader_iter), whose batches cannot be told apart",
+            "Take the batch as the argument.",
+        )
 
 
 def _check_strategy(strategy: Strategy, world_size: int) -> None:

@@ -5,6 +5,9 @@ import sys
 from typing import Any
 
 import torch
+from lightning.pytorch.utilities.rank_zero import rank_zero_warn
+
+from lightning_alignprune.trainer_access.errors import OWNER
 
 
 def collect_rng_states() -> dict[str, Any]:
@@ -37,3 +40,23 @@ def restore_rng_states(states: dict[str, Any]) -> None:
     if "numpy" in states and "numpy" in sys.modules:
         name, keys, position, has_gauss, cached = states["numpy"]
         sys.modules["numpy"].random.set_state((name, keys, int(position), int(has_gauss), cached))
+
+
+def restore_own_states(saved: dict[Any, Any], rank: int, num_ranks: int) -> None:
+    """Put this rank's generators back; a rank that was not saved keeps them, and that is said.
+
+    Args:
+        saved: States by rank; those of a checkpoint of version 0.1 are of rank 0 alone.
+        rank: This process.
+        num_ranks: How many there are now.
+    """
+    by_rank = {0: saved} if "torch" in saved else saved
+    missing = [str(other) for other in range(num_ranks) if other not in by_rank]
+    if missing:
+        rank_zero_warn(
+            f"{OWNER}: the checkpoint has no random states of rank {', '.join(missing)}: dropout "
+            "and augmentation go on there from the seed of this run, not as they would have. "
+            "Resume on as many processes as the run was saved on to repeat it exactly."
+        )
+    if rank in by_rank:
+        restore_rng_states(by_rank[rank])

@@ -14,9 +14,9 @@ from lightning.pytorch.utilities.rank_zero import rank_zero_warn
 from torch import Tensor
 
 from lightning_alignprune.fit.lr_alignment import ScheduleAlignment
-from lightning_alignprune.fit.preflight import check_fixed, check_trainer
+from lightning_alignprune.fit.preflight import check_fixed, check_step, check_trainer
 from lightning_alignprune.fit.rehearsal import rehearse_weights
-from lightning_alignprune.fit.rng_state import collect_rng_states, restore_rng_states
+from lightning_alignprune.fit.rng_state import collect_rng_states, restore_own_states
 from lightning_alignprune.fit.step_recorder import StepRecorder
 from lightning_alignprune.functional.draws import draw_seed
 from lightning_alignprune.pruner import BadLossError, Decision, Parts, Pruner
@@ -75,6 +75,7 @@ class FitSession:
     ) -> None:
         parts = callback.parts
         check_trainer(trainer)
+        check_step(module)
         try:
             parts.schedule.check_ends(trainer.max_epochs, trainer.max_steps, parts.policy.finish)
         except ValueError as error:
@@ -94,6 +95,7 @@ class FitSession:
         self._full_batches: int | float = 0
         self._holds_length = self._is_wired = False
         self._extra: dict[str, Any] = {}
+        self._rng_before: dict[str, Any] | None = None
         self.pruner: Pruner | None = None
         self.sampler: PrunedSampler | None = None
         self._of_trainer: Callable[[], Trainer | None] = weakref.ref(trainer)
@@ -186,6 +188,7 @@ class FitSession:
         self._is_wired = True
         self._apply_selection()
         num_behind = access.batches_to_skip(trainer)
+        access.forget_unfinished_last_batch(trainer)
         sampler.skip(num_behind)
         if num_behind and state:
             exchange.warn_of_other_layout(state)
@@ -193,7 +196,8 @@ class FitSession:
         if is_begun or pruner.decision.selection is not None:
             access.restart_iteration(trainer)
         if state and self._generator is not None and state.get("rng"):
-            restore_rng_states(state["rng"])
+            restore_own_states(state["rng"], trainer.global_rank, trainer.world_size)
+        self.note_rng()
 
     def _new_pruner(self, sampler: PrunedSampler) -> Pruner:
         callback = self._callback
@@ -266,6 +270,15 @@ class FitSession:
 
     def after_batch(self) -> None:
         """Record the losses of the batch; let LR schedules catch up."""
+        self._take_in()
+        self.note_rng()
+
+    def note_rng(self) -> None:
+        """Note the random states before a batch is drawn, for a checkpoint written inside it."""
+        if self._generator is not None:
+            self._rng_before = collect_rng_states()
+
+    def _take_in(self) -> None:
         self._fit.exchange.has_news = True
         if (collected := self._recorder.collect()) is not None:
             self.started().trajectories.record(*collected)
@@ -283,6 +296,7 @@ class FitSession:
         """Hear that it ended."""
         if self._reference is not None:
             self._reference.end_validation()
+        self.note_rng()
 
     def close_epoch(self) -> Tensor | None:
         """Close the epoch whose batches are all done; return its reference loss."""
@@ -348,21 +362,39 @@ class FitSession:
         pruner = self.started()
         if not self.is_running:  # saved after the fit
             return {**pruner.state_dict(), **self._extra}
+        self._settle()
         running = self._fit.exchange.running(pruner.trajectories.running, self.sampler)
-        return {**pruner.state_dict(running), **self._extra_state()}
+        extra = self._extra_state()
+        if extra["rng"] is not None:
+            extra["rng"] = self._fit.exchange.united(extra["rng"])
+        return {**pruner.state_dict(running), **extra}
+
+    def _settle(self) -> None:
+        """Take in a batch that is over, where another's hook saves before ours has run."""
+        if self._is_wired and self._recorder.is_armed and not access.is_in_batch(self._fit.trainer):
+            self._take_in()
+
+    def _rng_states(self) -> dict[int, Any] | None:
+        if self._generator is None:
+            return None
+        trainer = self._fit.trainer
+        # A batch that was begun is drawn and trained again.
+        is_again = access.is_in_batch(trainer) and self._rng_before is not None
+        return {trainer.global_rank: self._rng_before if is_again else collect_rng_states()}
 
     def _extra_state(self) -> dict[str, Any]:
         return {
             **self._fit.exchange.layout(),
             "reference": None if self._reference is None else self._reference.state_dict(),
             "lr": None if self._lr is None else self._lr.state_dict(),
-            "rng": None if self._generator is None else collect_rng_states(),
+            "rng": self._rng_states(),
         }
 
     def release(self) -> None:
         """Take everything off Trainer and module; what was found stays."""
         if not self.is_running:
             return
+        self._settle()
         self._extra = self._extra_state()
         self.is_running = self._is_wired = False
         self._taps.remove()

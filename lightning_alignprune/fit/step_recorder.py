@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from lightning.pytorch.utilities.rank_zero import rank_zero_warn
 from torch import Tensor
+from torch.utils._pytree import tree_leaves
 
 from lightning_alignprune._checks import shape_of
 from lightning_alignprune.signals import NoLogitsError, Signal
@@ -26,6 +27,10 @@ from lightning_alignprune.trainer_access.errors import OWNER, no_logits, refusal
 _WAYS_OUT = (
     'Return {"loss": loss, "sample_loss": losses} with losses of shape (B,) on the graph, or use '
     "signal=BatchLoss(), which needs the batch loss only."
+)
+_WAYS_OUT_BY_HAND = (
+    'Return {"loss": loss, "sample_loss": losses} with losses of shape (B,) from training_step, '
+    "and use a policy that weights nothing, such as InfoBatch(rescale='none')."
 )
 
 
@@ -61,6 +66,7 @@ class StepRecorder:
         self._epoch_order: Tensor | None = None
         self._order = torch.empty(0, dtype=torch.int64)
         self._order_weights: Tensor | None = None
+        self._batch: Any = None
 
     def arm(
         self, sampler: PrunedSampler, batch_idx: int, weights: Tensor | None, device: torch.device
@@ -78,10 +84,15 @@ class StepRecorder:
         self._weights = None if self._order_weights is None else self._order_weights[part]
         self._values = None
 
+    @property
+    def is_armed(self) -> bool:
+        """Whether a batch has begun and nobody has collected its values."""
+        return self._indices is not None
+
     def collect(self) -> tuple[Tensor, Tensor] | None:
         """Return ``(indices, values)`` of the batch and disarm; None if nothing was observed."""
         indices, values = self._indices, self._values
-        self._indices = self._weights = self._values = None
+        self._indices = self._weights = self._values = self._batch = None
         return None if indices is None or values is None else (indices, values)
 
     def run(self, step: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
@@ -96,7 +107,8 @@ class StepRecorder:
         tap = LossTap(self._indices, self._weights, plain=self.signal.plain_loss)
         with tap:
             returned = step(*args, **kwargs)
-        loss, user_losses = _read(returned, self._indices)
+        self._batch = args[0] if args else None
+        loss, user_losses = _read(returned, self._indices, self._batch)
         tapped = TappedStep(
             len(self._indices),
             loss,
@@ -119,7 +131,8 @@ class StepRecorder:
         self, indices: Tensor, step: Callable[..., Any], args: Any, kwargs: Any
     ) -> Any:
         returned = step(*args, **kwargs)
-        loss, _ = _read(returned, indices)
+        self._batch = args[0] if args else None
+        loss, _ = _read(returned, indices, self._batch)
         if loss is None and not self.is_manual:
             return returned
         self._record(TappedStep(len(indices), loss))
@@ -150,11 +163,11 @@ class StepRecorder:
         if (self.will_weigh or self._weights is not None) and not tapped.calls:
             if self.is_manual or not losses.requires_grad:
                 reason = "manual optimisation" if self.is_manual else "a detached sample_loss"
+                change = "Use" if self.is_manual else "Compute the loss from it, or use"
                 raise refusal(
                     "sample_loss on the graph of the loss, to weight it",
                     reason,
-                    "Compute the loss from it, or use a policy that weights nothing "
-                    "(rescale='none').",
+                    f"{change} a policy that weights nothing (rescale='none').",
                 )
             if self._weights is not None:
                 weights = self._weights.to(losses.dtype)
@@ -171,12 +184,13 @@ class StepRecorder:
                 _WAYS_OUT,
             ) from None
         except UnseenLossError:
+            _check_rows(self._batch, tapped.num_samples)
             raise refusal(
                 "training_step to show one loss per sample",
                 f"{len(tapped.calls)} calls of torch loss functions with {tapped.num_samples} rows "
                 "and gradients that feed the returned loss (a loss inside a reentrant activation "
                 "checkpoint does not count)",
-                _WAYS_OUT,
+                _WAYS_OUT_BY_HAND if self.is_manual else _WAYS_OUT,
             ) from None
         except NoLogitsError as error:
             raise no_logits(self.signal, error) from None
@@ -204,13 +218,27 @@ class StepRecorder:
             )
 
 
-def _read(returned: Any, indices: Tensor) -> tuple[Tensor | None, Tensor | None]:
+def _check_rows(batch: Any, num_samples: int) -> None:
+    """Refuse a batch whose tensors all have another number of rows than it has samples."""
+    leaves = [leaf for leaf in tree_leaves(batch) if isinstance(leaf, Tensor) and leaf.ndim]
+    rows = {len(leaf) for leaf in leaves}
+    if len(rows) == 1 and rows != {num_samples}:
+        raise refusal(
+            f"a batch of {num_samples} rows, one for each sample that was drawn",
+            f"{rows.pop()} rows",
+            "Let collate_fn keep every sample: leave broken ones out of the data set, for instance "
+            "with torch.utils.data.Subset.",
+        )
+
+
+def _read(returned: Any, indices: Tensor, batch: Any) -> tuple[Tensor | None, Tensor | None]:
     if isinstance(returned, Tensor):
         return returned, None
     if not isinstance(returned, dict):
         return None, None
     losses = returned.get("sample_loss")
     if losses is not None and (not isinstance(losses, Tensor) or losses.shape != indices.shape):
+        _check_rows(batch, len(indices))
         raise refusal(
             f"sample_loss of shape ({len(indices)},), one loss for each sample of the batch",
             shape_of(losses),

@@ -97,6 +97,12 @@ def callbacks(trainer: Trainer) -> list[Any]:
     return list(trainer.callbacks)  # type: ignore[attr-defined]
 
 
+def trained_parameters(trainer: Trainer) -> list[torch.nn.Parameter]:
+    """Return the parameters that an optimizer of this fit trains."""
+    groups = [group for optimizer in trainer.optimizers for group in optimizer.param_groups]
+    return [parameter for group in groups for parameter in group["params"]]
+
+
 def with_sampler(
     loader: Loader, sampler: PrunedSampler, generator: torch.Generator | None = None
 ) -> Loader:
@@ -192,10 +198,29 @@ def batches_to_skip(trainer: Trainer) -> int:
     """
     loop = trainer.fit_loop
     progress = loop.epoch_loop.batch_progress
-    if not loop.restarting or progress.is_last_batch:
+    if not loop.restarting or (progress.is_last_batch and not is_in_batch(trainer)):
         return 0
     # A checkpoint written in on_train_batch_end comes before "completed" is counted up.
     return int(progress.current.completed) + int(loop.epoch_loop.restarted_on_train_batch_end)
+
+
+def is_in_batch(trainer: Trainer) -> bool:
+    """Say whether a batch has begun and its step is not over.
+
+    A checkpoint written now is of the moment before the batch: a resumed run trains it again.
+    """
+    current: Any = trainer.fit_loop.epoch_loop.batch_progress.current
+    return int(current.processed) < int(current.ready)
+
+
+def forget_unfinished_last_batch(trainer: Trainer) -> None:
+    """Let the loop know that the last batch, in which a checkpoint was written, is to come.
+
+    The flag is saved as soon as the batch is fetched, and ends the epoch if validation has run, as
+    the sanity check does.
+    """
+    if trainer.fit_loop.restarting and is_in_batch(trainer):
+        trainer.fit_loop.epoch_loop.batch_progress.is_last_batch = False
 
 
 def hold_finished_epoch_length(trainer: Trainer) -> None:

@@ -91,6 +91,14 @@ class RankExchange:
         """Return rank 0's value, an object that can be pickled, on every rank."""
         return value if self.num_ranks == 1 else self._strategy.broadcast(value)
 
+    def united(self, by_rank: dict[int, Any]) -> dict[int, Any]:
+        """Return the entries of all ranks, objects that can be pickled: one collective."""
+        if self.num_ranks == 1:
+            return by_rank
+        every: list[Any] = [None] * self.num_ranks
+        torch.distributed.all_gather_object(every, by_rank)
+        return {rank: value for entries in every for rank, value in entries.items()}
+
     def running(self, running: Tensor, sampler: PrunedSampler | None) -> Tensor:
         """Return the running row as it is to be kept here: merged, unless shards are fixed."""
         # Every rank has recorded something or none has, so all skip the collectives alike.

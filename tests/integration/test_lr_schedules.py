@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch.optim import lr_scheduler as lr
 
+from lightning_alignprune import DynamicPruningCallback, InfoBatch
 from lightning_alignprune.fit.lr_alignment import num_scheduler_steps
 from tests.conftest import TinyModule, make_trainer
 from tests.integration.test_epoch_lengths import pruning
@@ -140,3 +141,26 @@ def test_step_count_is_lightnings(full, accumulate, frequency):
         stepped = batch % accumulate == 0 or batch == full
         steps += stepped and batch % frequency == 0
         assert num_scheduler_steps(batch, full, accumulate, frequency) == steps
+
+
+@pytest.mark.filterwarnings("ignore:You're resuming from a checkpoint that ended")
+@pytest.mark.parametrize("accumulate", [1, 3])
+@pytest.mark.parametrize("name", ["onecycle", "lambda"])
+def test_a_mid_epoch_checkpoint_of_a_run_without_the_callback(
+    train_loader, tmp_path, name, accumulate
+):
+    loader, path = train_loader(shuffle=False), tmp_path / "plain.ckpt"
+
+    class SaveInMidEpoch(pl.Callback):
+        def on_train_batch_end(self, trainer, module, outputs, batch, batch_idx):
+            if trainer.current_epoch == 2 and batch_idx == 5:
+                trainer.save_checkpoint(path)
+
+    make, settings = SCHEDULES[name], {"accumulate_grad_batches": accumulate}
+    whole, _ = fit(loader, make, [SaveInMidEpoch()], **settings)
+    log = LrAtEpochEnd()
+    callback = DynamicPruningCallback("loss", InfoBatch(0.0))
+    trainer = make_trainer(callback, log, max_epochs=EPOCHS, **settings)
+    trainer.fit(Scheduled(make), loader, ckpt_path=path)
+    assert log.values == whole.values[-len(log.values) :]
+    assert len(log.values) == EPOCHS - 2
