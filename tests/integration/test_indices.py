@@ -91,7 +91,6 @@ def check_recorded(loader, trainer_kwargs):
     return callback
 
 
-@pytest.mark.filterwarnings("ignore:DynamicPruningCallback. nothing will be pruned")
 def test_iterating_the_loader_mid_epoch_is_harmless():
     class Peeking(IndexAsLoss):
         def on_train_batch_end(self, *args):

@@ -162,7 +162,6 @@ def test_pruning_applies_to_what_a_users_sampler_would_draw(sampler, num_drawn):
         assert torch.equal(order.unique(), (~row.isnan()).nonzero().flatten())
 
 
-@pytest.mark.filterwarnings("ignore:DynamicPruningCallback. nothing will be pruned")
 def test_a_sampler_subclass_of_the_users_is_kept():
     class Reversed(SequentialSampler):
         def __iter__(self):

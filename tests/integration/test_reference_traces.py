@@ -14,7 +14,6 @@ from torchmetrics.classification import MulticlassAccuracy
 from lightning_alignprune import DynamicPruningCallback, InfoBatch
 from tests.conftest import TinyModule, make_data, make_trainer
 
-pytestmark = pytest.mark.filterwarnings("ignore:DynamicPruningCallback. nothing will be pruned")
 REFERENCE = make_data(30, seed=2, noise=0.0)
 
 

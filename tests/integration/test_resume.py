@@ -289,7 +289,6 @@ def test_a_callback_in_a_new_trainer_begins_anew(val_loader):
     assert_identical(*weights)
 
 
-@pytest.mark.filterwarnings("ignore:DynamicPruningCallback. nothing will be pruned")
 def test_fit_twice_goes_on():
     loader = DataLoader(make_data(60), 8, shuffle=True)
     callback = make_callback()
