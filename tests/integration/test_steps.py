@@ -325,7 +325,7 @@ class Gan(pl.LightningModule):
 def test_several_optimisers_are_refused_with_the_way_out():
     callback = DynamicPruningCallback("loss", FixedWeights(None))
     trainer = make_trainer(callback)
-    with pytest.raises(MisconfigurationException, match="sample_loss.*weights nothing"):
+    with pytest.raises(MisconfigurationException, match=r"sample_loss.*weights nothing"):
         trainer.fit(Gan(), DataLoader(make_data(), 8))
 
 
