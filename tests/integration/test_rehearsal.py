@@ -42,11 +42,11 @@ def test_without_weights_it_trains():
 def test_a_step_that_cannot_be_repeated_trains_all_the_same():
     calls = []
 
-    class OnlyOnce(TinyModule):
+    class FailsFirst(TinyModule):
         def training_step(self, batch, batch_idx):
             calls.append(batch_idx)
             if len(calls) == 1:
                 raise RuntimeError("not in a rehearsal")
             return super().training_step(batch, batch_idx)
 
-    assert fit(OnlyOnce(), InfoBatch(0.5)).decision.selection is not None
+    assert fit(FailsFirst(), InfoBatch(0.5)).decision.selection is not None
