@@ -22,40 +22,41 @@ is above the best cost found can go. Two bounds of the gap, the lower counts:
   ``h + 2 * sqrt(cost / n_b)`` counts, which no outlier far away makes loose.
 """
 
-import torch
-from torch import Tensor
+import math
 
-from lightning_alignprune.functional._ordering import ordered_keys
-from lightning_alignprune.functional.grouping._score_sums import ScoreSums
+import numpy as np
 
-_PARTS = 128  # per cut and round
-_LOOSE = 1e-3  # of a cut's largest rise; splitting blocks of less would be in vain
+from lightning_alignprune.functional.grouping._score_sums import Array, ScoreSums
+
+_PARTS = 64  # per cut and round
+_LOOSE = 0.1  # of a cut's largest rise; splitting blocks of less would be in vain
 _ROUNDING = 1e-12  # of a cost, relative
-_HUGE = 1e300  # instead of infinity, which cannot be subtracted
+_HUGE = 1e140  # its square is a number, many times over: infinity could not be subtracted
 
 
-def optimal_thresholds(scores: ScoreSums, num_groups: int) -> Tensor:
+def optimal_thresholds(scores: ScoreSums, num_groups: int) -> Array:
     """Return optimal cuts as keys, ascending: k - 1, or fewer where groups would be empty."""
-    infinity = int(ordered_keys(torch.tensor(torch.inf, dtype=scores.dtype)))
+    infinity = int(scores.keys(np.array([math.inf]))[0])
     # No block spans the zero, so that the difference of two keys cannot overflow.
-    ends = torch.tensor([1 - infinity, 0, infinity])
-    at_end = torch.zeros(num_groups - 1, 3, dtype=torch.bool)
-    inside = torch.ones(num_groups - 1, 2, dtype=torch.bool)
+    ends = np.array([1 - infinity, 0, infinity])
+    at_end = np.zeros((num_groups - 1, 3), dtype=bool)
+    inside = np.ones((num_groups - 1, 2), dtype=bool)
     splits = inside[0]
-    while bool(inside.any()):
-        kept = (at_end | _beside(inside)).any(0)
+    while inside.any():
+        kept: Array = np.any(at_end | _beside(inside), axis=0)
         kept[[0, -1]] = True
-        finer = torch.unique(torch.cat([ends[kept], _inner_ends(scores, ends, inside, splits)]))
-        inside = inside[:, torch.searchsorted(ends, finer[:-1], right=True) - 1]
-        moved = torch.zeros(num_groups - 1, len(finer), dtype=torch.bool)
-        moved[:, torch.searchsorted(finer, ends[kept])] = at_end[:, kept]
+        finer = np.unique(np.concatenate([ends[kept], _inner_ends(scores, ends, inside, splits)]))
+        inside = inside[:, np.searchsorted(ends, finer[:-1], side="right") - 1]
+        moved = np.zeros((num_groups - 1, len(finer)), dtype=bool)
+        moved[:, np.searchsorted(finer, ends[kept])] = at_end[:, kept]
         ends = finer
         current = Round(scores, ends, moved, inside)
         at_end, inside, splits = current.survivors()
     below = current.below[0, current.cuts]
     # A cut counts if there are scores between it and the one before, and some above it.
-    counts = (below.diff(prepend=below.new_zeros(1)) > 0) & (below < scores.num)
-    return ends[current.cuts[counts]]
+    counts = (np.diff(below, prepend=0.0) > 0) & (below < scores.num)
+    found: Array = ends[current.cuts[counts]]
+    return found
 
 
 class Round:
@@ -68,86 +69,89 @@ class Round:
         inside: Shape (k - 1, M - 1), bool. Inside which blocks each cut may be.
     """
 
-    def __init__(self, scores: ScoreSums, ends: Tensor, at_end: Tensor, inside: Tensor) -> None:
+    def __init__(self, scores: ScoreSums, ends: Array, at_end: Array, inside: Array) -> None:
         self.below, self.centre = scores.below(ends), scores.centre
-        self.low, self.high = scores.value(ends[:-1]).double(), scores.value(ends[1:] - 1).double()
-        self.count = self.below[0].diff()
-        self.inside = inside & (self.count > 1) & (ends.diff() > 1)
-        outer = torch.tensor([0, len(ends) - 1])
-        at = [row.nonzero().squeeze(1) for row in at_end | _beside(inside)]
-        self.at = [outer[:1], *at, outer[1:]]
+        self.low, self.high = scores.values(ends[:-1]), scores.values(ends[1:] - 1)
+        self.count = np.diff(self.below[0])
+        self.inside = inside & (self.count > 1) & (np.diff(ends) > 1)
+        at = [row.nonzero()[0] for row in at_end | _beside(inside)]
+        self.at = [np.array([0]), *at, np.array([len(ends) - 1])]
         self.costs = [self._cost(*pair) for pair in zip(self.at[:-1], self.at[1:], strict=True)]
         self.best, self.cuts = self._solve()
 
-    def _cost(self, starts: Tensor, stops: Tensor) -> Tensor:
+    def _cost(self, starts: Array, stops: Array) -> Array:
         """Sum of squares around the mean between ends; inf where it runs backwards."""
-        sums = self.below[:, stops].unsqueeze(1) - self.below[:, starts].unsqueeze(2)
-        count, first, second = sums
-        cost: Tensor = second.sub_(first.square_().div_(count.clamp_(min=1.0))).clamp_(min=0.0)
-        return cost.masked_fill_(starts.unsqueeze(1) > stops, torch.inf)
+        count, first, second = self.below[:, None, stops] - self.below[:, starts, None]
+        np.square(first, out=first)
+        first /= np.maximum(count, 1.0, out=count)
+        second -= first
+        cost: Array = np.maximum(second, 0.0, out=second)
+        cost[starts[:, None] > stops] = np.inf
+        return cost
 
-    def _solve(self) -> tuple[float, Tensor]:
+    def _solve(self) -> tuple[float, Array]:
         """Find the least cost at the ends, and the cuts that have it, shape (k - 1,)."""
         head, origins = self.costs[0][0], []
         for cost in self.costs[1:]:
-            head, origin = (cost + head.unsqueeze(1)).min(0)
-            origins.append(origin)
+            total = cost + head[:, None]
+            origins.append(total.argmin(0))
+            head = total.min(0)
         place, cuts = 0, []
         for origin, at in zip(origins[::-1], self.at[-2:0:-1], strict=True):
-            place = int(origin[place])
+            place = origin[place]
             cuts.append(at[place])
-        return float(head[0]), torch.stack(cuts[::-1])
+        return float(head[0]), np.array(cuts[::-1])
 
-    def survivors(self) -> tuple[Tensor, Tensor, Tensor]:
+    def survivors(self) -> tuple[Array, Array, Array]:
         """Tell at which ends and inside which blocks each cut may be, and which blocks to split."""
-        rises = torch.stack([self._rises(cut) for cut in range(len(self.inside))])
+        rises = np.stack([self._rises(cut) for cut in range(len(self.inside))])
         bounds = self._bounds(_beside(rises))
         limit = self.best * (1 + _ROUNDING)
-        inside = self.inside & (torch.minimum(bounds[:, :-1], bounds[:, 1:]) - rises <= limit)
+        inside = self.inside & (np.minimum(bounds[:, :-1], bounds[:, 1:]) - rises <= limit)
         at_end = bounds <= limit
         at_end[:, 1:] &= ~(at_end[:, :-1] & (self.count == 0))  # the same groups as one end before
-        loosest = (rises * inside).amax(1, keepdim=True)
+        loosest = (rises * inside).max(1, keepdims=True)
         return at_end, inside, (inside & (rises >= _LOOSE * loosest)).any(0)
 
-    def _bounds(self, rises: Tensor) -> Tensor:
+    def _bounds(self, rises: Array) -> Array:
         """Least cost through each end less the rises of the other cuts, (k - 1, M)."""
         before, after = [self.costs[0][0]], [self.costs[-1][:, 0]]
         for cut in range(1, len(rises)):
             less = before[-1] - rises[cut - 1, self.at[cut]]
-            before.append((self.costs[cut] + less.unsqueeze(1)).amin(0))
+            before.append((self.costs[cut] + less[:, None]).min(0))
             less = after[-1] - rises[-cut, self.at[-1 - cut]]
-            after.append((self.costs[-1 - cut] + less).amin(1))
-        bounds = torch.full_like(rises, torch.inf)
+            after.append((self.costs[-1 - cut] + less).min(1))
+        bounds = np.full_like(rises, np.inf)
         for row, at, head, tail in zip(bounds, self.at[1:-1], before, after[::-1], strict=True):
             row[at] = head + tail
         return bounds
 
-    def _rises(self, cut: int) -> Tensor:
+    def _rises(self, cut: int) -> Array:
         """Bound what it costs to move a cut from inside each block to an end, (M - 1,)."""
         # Where nothing is between the block and the farthest end, the block itself has the mean.
         count, first, _ = self.below[:, self.at[cut + 2][-1:]] - self.below[:, 1:]
-        above = torch.where(count > 0, first / count, self.high - self.centre)
+        above = np.where(count > 0, first / np.maximum(count, 1), self.high - self.centre)
         count, first, _ = self.below[:, :-1] - self.below[:, self.at[cut][:1]]
-        below = torch.where(count > 0, first / count, self.low - self.centre)
-        span = self.high - self.low
-        gap = torch.minimum(above - below, span + 2 * (self.best / self.count).sqrt())
-        rises = (self.count * span * gap).clamp(min=0.0, max=_HUGE)
-        return rises.masked_fill(~self.inside[cut], 0.0)
+        below = np.where(count > 0, first / np.maximum(count, 1), self.low - self.centre)
+        span = np.minimum(self.high - self.low, _HUGE)
+        gap = np.minimum(above - below, span + 2 * np.sqrt(self.best / np.maximum(self.count, 1)))
+        rises: Array = self.count * span * gap.clip(0.0, _HUGE) * self.inside[cut]
+        return rises
 
 
-def _beside(blocks: Tensor) -> Tensor:
+def _beside(blocks: Array) -> Array:
     """The larger of the two blocks beside each end, from (k - 1, M - 1) to (k - 1, M)."""
-    zero = blocks.new_zeros(len(blocks), 1)
-    return torch.maximum(torch.cat([zero, blocks], 1), torch.cat([blocks, zero], 1))
+    left, right = (np.pad(blocks, ((0, 0), sides)) for sides in ((1, 0), (0, 1)))
+    larger: Array = np.maximum(left, right)
+    return larger
 
 
-def _inner_ends(scores: ScoreSums, ends: Tensor, inside: Tensor, splits: Tensor) -> Tensor:
+def _inner_ends(scores: ScoreSums, ends: Array, inside: Array, splits: Array) -> Array:
     """Split blocks by key and by value: evenly on a logarithmic and on a linear scale."""
-    low, high = ends[:-1][splits].unsqueeze(1), ends[1:][splits].unsqueeze(1)
+    low, high = ends[:-1][splits, None], ends[1:][splits, None]
     num = max(2, _PARTS * len(inside) // int(inside[:, splits].sum()))
-    share = torch.arange(1, num, dtype=torch.float64) / num
-    by_key = low + ((high - low) * share).long()
-    first, last = scores.value(low).double(), scores.value(high - 1).double()
-    by_value = (first + (last - first) * share).to(scores.dtype) + 0.0
-    inner = torch.cat([by_key, ordered_keys(by_value).long()], 1)
-    return inner.maximum(low).minimum(high).flatten()
+    share = np.arange(1, num) / num
+    by_key = low + ((high - low) * share).astype(np.int64)
+    first, last = scores.values(low), scores.values(high - 1)
+    by_value = scores.keys(first + (last - first) * share)
+    return np.concatenate([by_key, by_value], 1).clip(low, high).ravel()

@@ -22,7 +22,8 @@ def optimal_cuts(scores: Tensor, num_groups: int, all_reduce: AllReduce | None =
     share a group. NaN and infinite scores are left out.
 
     Args:
-        scores: Shape (N,), any float dtype; with ``all_reduce`` this rank's share.
+        scores: Shape (N,), any float dtype, below 1e150 in size; with ``all_reduce`` this rank's
+            share.
         num_groups: k, at least 1.
         all_reduce: Sums a tensor over ranks that each hold a share of the scores; all must call
             alike, with the same dtype. None if one process holds all.
@@ -41,9 +42,9 @@ def optimal_cuts(scores: Tensor, num_groups: int, all_reduce: AllReduce | None =
         tensor([5., 9.])
 
     Note:
-        One sort, O(N log N), on the CPU whatever the device; extra memory is 24 bytes a score. The
-        search hardly depends on N but grows with k: meant for k up to some dozens. With
-        ``all_reduce`` about 15 collectives: five of 64 kB, the others of some kB, whatever N.
+        One sort, O(N log N), on the CPU whatever the device; some 30 bytes a score. The search
+        hardly depends on N but grows with k: meant for k up to twenty or so. With ``all_reduce``
+        some 15 to 25 collectives: five of 64 kB, the others of some kB, whatever N.
     """
     num_groups = check_int(
         "optimal_cuts", "num_groups", num_groups, low=1, remedy="One group keeps all."
@@ -54,12 +55,12 @@ def optimal_cuts(scores: Tensor, num_groups: int, all_reduce: AllReduce | None =
             "Pass one score per sample."
         )
     sums = ScoreSums(scores, all_reduce)
-    cuts = torch.full((num_groups - 1,), torch.inf, dtype=sums.dtype)
+    cuts = torch.full((num_groups - 1,), torch.inf, dtype=sums.scores.dtype)
     if num_groups == 1 or sums.num < 2:
         return cuts
-    found = sums.value(optimal_thresholds(sums, num_groups))
+    found = torch.from_numpy(sums.values(optimal_thresholds(sums, num_groups))).to(cuts)
     if all_reduce is None:  # the lowest score of the group above
-        found = sums.values[torch.searchsorted(sums.values, found)]
+        found = sums.scores[torch.searchsorted(sums.scores, found)]
     cuts[: len(found)] = found
     return cuts
 

@@ -20,7 +20,8 @@ def labels_over_ranks(scores, k):
 
 @pytest.mark.parametrize("k", [1, 2, 5, 12])
 @pytest.mark.parametrize(
-    "kind", ["normal", "long tail", "ties", "clumps", "outliers", "tiny", "close", "one value"]
+    "kind",
+    ["normal", "long tail", "ties", "clumps", "outliers", "tiny", "close", "float64", "one value"],
 )
 def test_the_groups_are_those_of_one_process(kind, k):
     x = torch.randn(2000, generator=torch.Generator().manual_seed(k))
@@ -32,6 +33,7 @@ def test_the_groups_are_those_of_one_process(kind, k):
         "outliers": torch.cat([x, torch.tensor([1e5, -1e30, NAN, INF])]),
         "tiny": x * 1e-20,
         "close": 1 + x * 1e-6,
+        "float64": 1.7 + x.double() * 1e-12,
         "one value": torch.full((50,), 2.5),
     }[kind]
     assert torch.equal(labels_over_ranks(scores, k), group_labels(scores, optimal_cuts(scores, k)))
@@ -89,6 +91,6 @@ def test_what_travels_does_not_grow_with_the_scores():
         scores = torch.randn(num_samples, generator=torch.Generator().manual_seed(0)).exp()
         optimal_cuts(scores, 5, all_reduce)
         sizes.append(sum(sent))
-        assert len(sent) < 15
+        assert len(sent) < 20
     assert max(sizes) < 800_000
     assert sizes[1] < 1.2 * sizes[0]
