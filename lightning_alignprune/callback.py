@@ -67,6 +67,10 @@ class DynamicPruningCallback(Callback):
         partition: ``"replicated"`` keeps the losses of all samples on every rank; ``"fixed"`` keeps
             on each rank those of a fixed share, which only that rank trains. For sets whose
             trajectories do not fit on one machine; see the page on many GPUs for what it costs.
+        self_check: Compare what is recorded with what is trained before the first step, with two
+            forward passes of one batch that leave no trace, and refuse what would be recorded
+            wrongly: a loss that is only partly seen, rows that are not samples, a ``collate_fn``
+            that changes the order.
 
     Raises:
         ValueError: If a value is out of range or a name unknown.
@@ -99,6 +103,7 @@ class DynamicPruningCallback(Callback):
         align_lr_schedules: bool = True,
         restore_rng: bool = False,
         partition: Partition = "replicated",
+        self_check: bool = True,
     ) -> None:
         self.parts = Parts(
             resolve(OWNER, "signal", signal, Signal, SIGNALS),  # type: ignore[type-abstract]
@@ -129,6 +134,7 @@ class DynamicPruningCallback(Callback):
         self.align_lr_schedules = check_bool(OWNER, "align_lr_schedules", align_lr_schedules)
         self.restore_rng = check_bool(OWNER, "restore_rng", restore_rng)
         self.partition = check_choice(OWNER, "partition", partition, get_args(Partition))
+        self.self_check = check_bool(OWNER, "self_check", self_check)
         self._session: FitSession | None = None
         self._loaded: dict[str, Any] | None = None
         self._is_for_fit = True
@@ -390,8 +396,8 @@ class DynamicPruningCallback(Callback):
 
     @override
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Note the random states with which the epoch begins."""
-        self._running().note_rng()
+        """Begin an epoch of steps."""
+        self._running().start_epoch()
 
     # ---- the batch path ---------------------------------------------------------------------
 

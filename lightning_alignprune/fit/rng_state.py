@@ -42,6 +42,17 @@ def restore_rng_states(states: dict[str, Any]) -> None:
         sys.modules["numpy"].random.set_state((name, keys, int(position), int(has_gauss), cached))
 
 
+def are_same(some: Any, others: Any) -> bool:
+    """Say whether two results of :func:`collect_rng_states` are of the same moment."""
+    if isinstance(some, torch.Tensor):
+        return torch.equal(some, others)
+    if isinstance(some, dict):
+        return some.keys() == others.keys() and all(are_same(some[k], others[k]) for k in some)
+    if isinstance(some, list) and some and isinstance(some[0], torch.Tensor):
+        return all(map(are_same, some, others))
+    return bool(some == others)
+
+
 def restore_own_states(saved: dict[Any, Any], rank: int, num_ranks: int) -> None:
     """Put this rank's generators back; a rank that was not saved keeps them, and that is said.
 

@@ -17,6 +17,7 @@ from lightning_alignprune.fit.lr_alignment import ScheduleAlignment
 from lightning_alignprune.fit.preflight import check_fixed, check_step, check_trainer
 from lightning_alignprune.fit.rehearsal import rehearse_weights
 from lightning_alignprune.fit.rng_state import collect_rng_states, restore_own_states
+from lightning_alignprune.fit.self_check import SelfCheck
 from lightning_alignprune.fit.step_recorder import StepRecorder
 from lightning_alignprune.functional.draws import draw_seed
 from lightning_alignprune.pruner import BadLossError, Decision, Parts, Pruner
@@ -24,6 +25,7 @@ from lightning_alignprune.reference import find_reference, learn_from_reference
 from lightning_alignprune.schedule import progress_after_epoch
 from lightning_alignprune.state import PrunedSampler, StorageDtype
 from lightning_alignprune.trainer_access import internals as access
+from lightning_alignprune.trainer_access.batch_items import TrainItems
 from lightning_alignprune.trainer_access.dataset_labels import labels_of
 from lightning_alignprune.trainer_access.errors import OWNER
 from lightning_alignprune.trainer_access.loaders import (
@@ -51,6 +53,7 @@ class PruningSettings(Protocol):
     align_lr_schedules: bool
     restore_rng: bool
     partition: Partition
+    self_check: bool
 
 
 class FitSession:
@@ -129,7 +132,16 @@ class FitSession:
         loader = check_loader(dataloader)
         check_length(loader, None if self.pruner is None else self.pruner.shard.num_samples)
         self.sampler = sampler_for(loader, self._seed, self._fit.exchange)
-        return access.with_sampler(loader, self.sampler, self._generator)
+        installed = access.with_sampler(loader, self.sampler, self._generator)
+        if self._callback.self_check and not self._recorder.is_manual:
+            self._check_on(TrainItems(installed, self.sampler))
+        return installed
+
+    def _check_on(self, items: TrainItems) -> None:
+        if self._recorder.self_check is None:
+            self._recorder.self_check = SelfCheck(self._fit, items)
+        else:
+            self._recorder.self_check.follow_loader(items)
 
     def _follow_length(self) -> None:
         # Called before each epoch. A tuner's fit has no callbacks: it sees every sample.
@@ -254,6 +266,11 @@ class FitSession:
             self._decide(pruner, epoch)
 
     # ---- the batch path ---------------------------------------------------------------------
+
+    def start_epoch(self) -> None:
+        """Have the first step looked at; note the random states with which the epoch begins."""
+        self._recorder.start_epoch()
+        self.note_rng()
 
     def before_batch(self, batch_idx: int) -> None:
         """Tell the tap which samples the batch holds and what they weigh."""

@@ -13,6 +13,7 @@ from torch import Tensor
 from torch.utils._pytree import tree_leaves
 
 from lightning_alignprune._checks import shape_of
+from lightning_alignprune.fit.self_check import SelfCheck
 from lightning_alignprune.signals import NoLogitsError, Signal
 from lightning_alignprune.state.sampler import PrunedSampler
 from lightning_alignprune.tap.loss_tap import LossTap
@@ -46,6 +47,7 @@ class StepRecorder:
 
     Attributes:
         will_weigh: Whether weights are to come; set once the policy is known.
+        self_check: What compares the losses that are recorded with those that are trained, or None.
     """
 
     def __init__(
@@ -58,15 +60,20 @@ class StepRecorder:
         self.is_manual = is_manual
         self._rehearse = None if is_manual else rehearse
         self.will_weigh = False
+        self.self_check: SelfCheck | None = None
         self._indices: Tensor | None = None
         self._weights: Tensor | None = None
         self._values: Tensor | None = None
-        self._is_checked = False
+        self._is_checked = self._is_warned = False
         self._is_weighting_checked = False
         self._epoch_order: Tensor | None = None
         self._order = torch.empty(0, dtype=torch.int64)
         self._order_weights: Tensor | None = None
         self._batch: Any = None
+
+    def start_epoch(self) -> None:
+        """Have the first step of an epoch looked at: a loss may change its form."""
+        self._is_checked = False
 
     def arm(
         self, sampler: PrunedSampler, batch_idx: int, weights: Tensor | None, device: torch.device
@@ -104,6 +111,8 @@ class StepRecorder:
         if self._rehearse is not None and self.will_weigh:
             self._rehearse(self._indices, args, kwargs)
         self._rehearse = None
+        if self.self_check is not None:
+            self.self_check.before_step(args)
         tap = LossTap(self._indices, self._weights, plain=self.signal.plain_loss)
         with tap:
             returned = step(*args, **kwargs)
@@ -125,6 +134,9 @@ class StepRecorder:
             tapped.calls.clear()  # the torch losses it calls are not what it trains
         self._check_weighting(tapped)
         self._record(tapped)
+        check = self.self_check
+        if check is not None and (tapped.is_first or check.has_looked):
+            check.after_step(tapped, args)
         return returned
 
     def _run_batch_weighted(
@@ -195,7 +207,8 @@ class StepRecorder:
         except NoLogitsError as error:
             raise no_logits(self.signal, error) from None
         if not self._is_checked:
-            if tapped.is_reduced_by_hand() and not tapped.reduces_itself():
+            if not self._is_warned and tapped.is_reduced_by_hand() and not tapped.reduces_itself():
+                self._is_warned = True
                 rank_zero_warn(
                     f"{OWNER}: each sample's plain mean of a reduction='none' loss is recorded; "
                     "what the step multiplies it by cannot be seen in manual optimisation or a "

@@ -98,6 +98,21 @@ class TappedStep:
             and self.calls[0].output is not self.loss
         )
 
+    def shows_graph(self) -> bool:
+        """Say whether the loss's graph is there to be read; a compiled step is one opaque node."""
+        if self.loss is None or not (self.has_graph and self.loss.requires_grad):
+            return False
+        return not any(_is_compiled(x) for x in (self.loss, *(call.output for call in self.calls)))
+
+    def feeding_calls(self) -> list[TappedCall]:
+        """Return the calls that the step's loss is made of."""
+        attached = [call for call in self.calls if call.output.requires_grad]
+        if self.loss is None or not attached or not self.shows_graph():
+            return self.calls
+        outputs = [call.output for call in attached]
+        found = torch.autograd.grad(self.loss, outputs, retain_graph=True, allow_unused=True)
+        return [call for call, grad in zip(attached, found, strict=True) if grad is not None]
+
     def weights_miss_factors(self) -> bool:
         """Say whether elements have factors with a gradient of their own.
 

@@ -14,6 +14,7 @@ import torch
 from lightning.fabric.utilities.distributed import DistributedSamplerWrapper
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.utilities import CombinedLoader
+from torch.utils._pytree import tree_unflatten
 from torch.utils.data import BatchSampler, DataLoader
 
 from lightning_alignprune.state.sampler import PrunedSampler
@@ -139,6 +140,12 @@ def train_loaders(trainer: Trainer) -> list[Any]:
     """
     combined = trainer.fit_loop._combined_loader
     return [] if combined is None else combined.flattened
+
+
+def as_train_batch(trainer: Trainer, batch: Any) -> Any:
+    """Put a loader's batch into the container in which the user gave the train loader."""
+    combined = trainer.fit_loop._combined_loader
+    return batch if combined is None else tree_unflatten([batch], combined._spec)
 
 
 def refresh_epoch_length(trainer: Trainer) -> None:

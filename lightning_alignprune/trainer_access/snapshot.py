@@ -1,5 +1,6 @@
 """`Snapshot`: what a step may change on a module, remembered before it and put back after it."""
 
+import pickle
 import random
 import sys
 import threading
@@ -48,20 +49,33 @@ class Snapshot:
         module: The module.
         trained: The parameters that an optimizer trains. They are only watched, since a copy would
             take their memory again; the optimizer's step comes later and is none of a step's.
+        others: Objects beside the module that the step works with.
 
     Note:
         Tensors and buffers are copied where they are; untrained parameters to the host, since a
         frozen backbone may be large. Every parameter is read twice.
     """
 
-    def __init__(self, module: nn.Module, trained: Iterable[nn.Parameter] = ()) -> None:
+    def __init__(
+        self,
+        module: nn.Module,
+        trained: Iterable[nn.Parameter] = (),
+        others: Iterable[object] = (),
+    ) -> None:
         self._trained = {id(parameter) for parameter in trained}
         self._seen: dict[int, Any] = {}  # holds the objects, so that no id is given out twice
         self._undo: list[Callable[[], None]] = []
+        self._generators: list[tuple[Callable[[], Any], bytes]] = []
         self._watched: list[tuple[str, nn.Parameter, tuple[int, Tensor], Tensor | None]] = []
         with torch.no_grad():
             for name, part in module.named_modules():
                 self._remember_module(part, f"{name}." if name else "", 0)
+            for other in others:
+                self._remember(other, 0)
+
+    def has_drawn(self) -> bool:
+        """Say whether a generator among what is remembered has moved on."""
+        return any(pickle.dumps(state()) != before for state, before in self._generators)
 
     def put_back(self) -> list[str]:
         """Put everything back; return the names of trained parameters that have moved."""
@@ -111,6 +125,9 @@ class Snapshot:
         undo = _content_of(value)
         if undo is not None:
             self._undo.append(undo)
+        state = _state_of(value)
+        if state is not None:
+            self._generators.append((state, pickle.dumps(state())))
         if depth > _DEEPEST:
             return
         if isinstance(value, dict):
@@ -123,6 +140,25 @@ class Snapshot:
             return
         for item in list(inside):
             self._remember(item, depth + 1)
+
+
+def _state_of(value: Any) -> Callable[[], Any] | None:
+    """Return what tells the state of a generator of random numbers."""
+    if isinstance(value, random.Random):
+        return value.getstate
+    if isinstance(value, torch.Generator) or _is_of_numpy(value, "RandomState"):
+        get_state: Callable[[], Any] = value.get_state
+        return get_state
+    return partial(_bits_of, value) if _is_of_numpy(value, "Generator") else None
+
+
+def _bits_of(generator: Any) -> Any:
+    return generator.bit_generator.state
+
+
+def _is_of_numpy(value: Any, name: str) -> bool:
+    numpy = sys.modules.get("numpy")
+    return numpy is not None and isinstance(value, getattr(numpy.random, name))
 
 
 def _content_of(value: Any) -> Callable[[], None] | None:

@@ -30,6 +30,31 @@ def rehearsing(trainer: Trainer, module: LightningModule) -> Iterator[None]:
 
 
 @contextmanager
+def probing(
+    trainer: Trainer, module: LightningModule, is_eval: bool, *others: object
+) -> Iterator[Snapshot]:
+    """Let steps run without augmentation, with gradients, and put back what they touched.
+
+    Args:
+        trainer: The Trainer.
+        module: Its module.
+        is_eval: Whether in eval mode, where a sample's loss does not depend on chance.
+        *others: Objects that are put back too.
+
+    Yields:
+        What puts everything back between two steps, and knows whether something was drawn.
+    """
+    with ExitStack() as stack:
+        stack.enter_context(isolate_rng())
+        stack.enter_context(torch.enable_grad())
+        if is_eval:
+            stack.enter_context(_eval_mode(module))
+        snapshot = stack.enter_context(_state_put_back(trainer, module, True, *others))
+        stack.enter_context(access.looking_like_validation(trainer))
+        yield snapshot
+
+
+@contextmanager
 def evaluating(trainer: Trainer, module: LightningModule) -> Iterator[None]:
     """Let steps run in eval mode and without gradients, and put back what they touched."""
     with ExitStack() as stack:
@@ -55,15 +80,15 @@ def _eval_mode(module: LightningModule) -> Iterator[None]:
 
 @contextmanager
 def _state_put_back(
-    trainer: Trainer, module: LightningModule, copies_trained: bool = False
-) -> Iterator[None]:
+    trainer: Trainer, module: LightningModule, copies_trained: bool = False, *others: object
+) -> Iterator[Snapshot]:
     trained = () if copies_trained else access.trained_parameters(trainer)
-    snapshot = Snapshot(module, trained)
+    snapshot = Snapshot(module, trained, others)
     for name in _MUTED:
         module.__dict__[name] = _do_nothing
     moved: list[str] = []
     try:
-        yield
+        yield snapshot
     finally:
         moved = snapshot.put_back()
     if moved:

@@ -1,0 +1,467 @@
+"""Before anything is trained, what is recorded is compared with what is trained."""
+
+import logging
+from functools import partial
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from lightning.pytorch.utilities.exceptions import MisconfigurationException
+from torch import nn
+from torch.utils.data import DataLoader, Dataset, default_collate
+
+from lightning_alignprune import BatchLoss, DynamicPruningCallback, InfoBatch
+from tests.conftest import TinyModule, assert_identical, make_data, make_trainer, weights_of
+
+B = 16
+REFUSED = MisconfigurationException
+
+
+def fit(module, *, loader=None, epochs=1, callback=None, seed=0, **kwargs):
+    torch.manual_seed(seed)
+    callback = callback or DynamicPruningCallback("loss", keep_history=True, **kwargs)
+    loader = DataLoader(make_data(64), B) if loader is None else loader
+    make_trainer(callback, max_epochs=epochs).fit(module, loader)
+    return callback
+
+
+def focal(logits, y):
+    log_p = logits.log_softmax(1).gather(1, y[:, None]).squeeze(1)
+    return -((1 - log_p.exp()) ** 2) * log_p
+
+
+class Step(TinyModule):
+    """A module with a decoder and parts to regularise, and a step made of ``loss_of``."""
+
+    def __init__(self, loss_of, **kwargs):
+        super().__init__(**kwargs)
+        self.loss_of = loss_of
+        self.decoder = nn.Linear(3, 6)
+        self.log_scale = nn.Parameter(torch.zeros(()))
+
+    def training_step(self, batch, batch_idx):
+        return self.loss_of(self, *batch)
+
+
+def vae(m, x, y):
+    mean = m.net(x)
+    z = mean + torch.randn_like(mean)
+    kl = 0.5 * (mean**2).sum(1).mean()
+    return F.mse_loss(m.decoder(z), x) + kl
+
+
+def vicreg(m, x, y):
+    z = m.net(x)
+    variance = F.relu(1 - z.std(0)).mean()
+    return F.mse_loss(z, m.net(x.flip(1))) + variance
+
+
+def dice_and_cross_entropy(m, x, y):
+    logits = m.net(x)
+    p, t = logits.softmax(1), F.one_hot(y, 3)
+    dice = 1 - 2 * (p * t).sum() / (p.sum() + t.sum())
+    return dice + F.cross_entropy(logits, y)
+
+
+HALF_SEEN = {
+    "a focal loss beside a small term": lambda m, x, y: (
+        focal(m.net(x), y).mean() + 1e-3 * F.mse_loss(m.decoder(m.net(x)), x)
+    ),
+    "a VAE": vae,
+    "VICReg": vicreg,
+    "Dice and cross-entropy": dice_and_cross_entropy,
+    "a term of other rows": lambda m, x, y: (
+        F.cross_entropy(m.net(x), y) + F.mse_loss(m.net(x.repeat(2, 1)), torch.ones(2 * len(x), 3))
+    ),
+}
+SEEN = {
+    "L1": lambda m, x, y: (
+        F.cross_entropy(m.net(x), y) + 0.1 * sum(p.abs().sum() for p in m.parameters())
+    ),
+    "orthogonal weights": lambda m, x, y: (
+        F.cross_entropy(m.net(x), y)
+        + (m.net[0].weight.T @ m.net[0].weight - torch.eye(6)).square().sum()
+    ),
+    "a learned scale": lambda m, x, y: (
+        (-m.log_scale).exp() * F.cross_entropy(m.net(x), y) + m.log_scale
+    ),
+    "the root of a mean": lambda m, x, y: F.mse_loss(m.decoder(m.net(x)), x).sqrt(),
+    "two terms": lambda m, x, y: (
+        0.3 * F.cross_entropy(m.net(x), y) + 5 * F.mse_loss(m.decoder(m.net(x)), x)
+    ),
+    "a detached factor": lambda m, x, y: (
+        focal(m.net(x), y).detach() * F.cross_entropy(m.net(x), y, reduction="none")
+    ).mean(),
+    "a term of a thousandth": lambda m, x, y: (
+        F.cross_entropy(m.net(x), y) + 1e-3 * m.net(x).softmax(1).mean(0).square().sum()
+    ),
+    "the batch as negatives": lambda m, x, y: F.cross_entropy(
+        m.net(x) @ m.net(x.flip(1)).T, torch.arange(len(x))
+    ),
+    "two passes with dropout": lambda m, x, y: (
+        F.cross_entropy(m.net(x), y)
+        + F.kl_div(m.net(x).log_softmax(1), m.net(x).softmax(1), reduction="batchmean")
+    ),
+}
+
+
+@pytest.mark.parametrize("loss", HALF_SEEN)
+def test_a_loss_seen_in_part_is_refused_before_anything_is_trained(loss):
+    module = Step(HALF_SEEN[loss])
+    before = weights_of(module)
+    with pytest.raises(REFUSED, match="add up to the loss that training_step returns"):
+        fit(module)
+    assert_identical(weights_of(module), before)
+
+
+@pytest.mark.parametrize("loss", SEEN)
+def test_a_loss_seen_as_a_whole_trains(loss):
+    module = Step(SEEN[loss], batch_norm=True, dropout=0.3)
+    callback = fit(module, epochs=3)
+    assert not callback.trajectories.rows[0].isnan().any()
+
+
+@pytest.mark.parametrize("batch_size", [1, 2, 3])
+def test_a_few_samples_are_compared_with_those_of_the_next_step(batch_size):
+    loader = DataLoader(make_data(12), batch_size)
+    fit(Step(SEEN["L1"]), loader=loader)
+    with pytest.raises(REFUSED, match="add up"):
+        fit(Step(HALF_SEEN["Dice and cross-entropy"]), loader=loader)
+
+
+def test_a_half_seen_loss_trains_as_its_message_says():
+    half_seen = HALF_SEEN["a focal loss beside a small term"]
+
+    class WithSampleLoss(Step):
+        def training_step(self, batch, batch_idx):
+            x, y = batch
+            losses = focal(self.net(x), y) + 1e-3 * (self.decoder(self.net(x)) - x).square().mean(1)
+            return {"loss": losses.mean(), "sample_loss": losses}
+
+    with pytest.raises(REFUSED, match=r"sample_loss.*BatchLoss\(\).*self_check=False"):
+        fit(Step(half_seen))
+    fit(WithSampleLoss(half_seen), epochs=3)
+    fit(Step(half_seen), epochs=3, signal=BatchLoss())
+    fit(Step(half_seen), epochs=3, self_check=False)
+
+
+# ---- rows ---------------------------------------------------------------------------------
+
+
+class TimeFirst(TinyModule):
+    """A sequence model whose losses have a row per step in time."""
+
+    def __init__(self):
+        super().__init__()
+        self.rnn, self.out = nn.GRU(3, 8), nn.Linear(8, 3)
+
+    def training_step(self, batch, batch_idx):
+        x, y = (part.transpose(0, 1) for part in batch)
+        return F.mse_loss(self.out(self.rnn(x)[0]), y)
+
+
+def orthogonality(m, x, y):
+    weight = m.net[0].weight  # B wide
+    return F.cross_entropy(m.net(x), y) + F.mse_loss(weight @ weight.T, torch.eye(B))
+
+
+def anchors(m, x, y):
+    boxes = m.decoder(m.net(x))[:1].reshape(-1, 1).repeat(3, 1)[:B]
+    return F.l1_loss(boxes, torch.linspace(0, 1, B)[:, None])
+
+
+def test_steps_in_time_are_not_taken_for_samples():
+    x = torch.randn(64, B, 3) * torch.linspace(0.1, 3, 64)[:, None, None]
+    data = torch.utils.data.TensorDataset(x, 2 * x)
+    with pytest.raises(REFUSED, match="do not change places when the samples do"):
+        fit(TimeFirst(), loader=DataLoader(data, B))
+
+
+@pytest.mark.parametrize("loss_of", [orthogonality, anchors])
+def test_rows_of_something_else_are_not_taken_for_samples(loss_of):
+    with pytest.raises(REFUSED, match=r"row i of a loss with 16 rows to be sample i's"):
+        fit(Step(loss_of))
+
+
+def test_the_term_with_wrong_rows_is_named():
+    with pytest.raises(REFUSED, match=r"losses of mse_loss \(call 2\) that"):
+        fit(Step(orthogonality))
+
+
+def test_a_users_own_losses_in_another_order_are_refused():
+    class Sorted(TinyModule):
+        def training_step(self, batch, batch_idx):
+            x, y = batch
+            losses = F.cross_entropy(self.net(x), y, reduction="none")
+            return {"loss": losses.mean(), "sample_loss": losses.sort().values}
+
+    with pytest.raises(REFUSED, match="losses of sample_loss that"):
+        fit(Sorted())
+
+
+def test_a_network_that_gives_losses_in_train_mode_only_is_looked_at_there():
+    class Detector(TinyModule):
+        def training_step(self, batch, batch_idx):
+            assert self.net.training
+            return F.l1_loss(
+                self.net(batch[0])[:1].repeat(B, 1), torch.arange(3 * B).view(B, 3) / B
+            )
+
+    with pytest.raises(REFUSED, match="row i of a loss"):
+        fit(Detector())
+
+
+# ---- order --------------------------------------------------------------------------------
+
+
+def by_first_feature(items):
+    return default_collate(sorted(items, key=lambda item: float(item[0][0])))
+
+
+def backwards(items):
+    return default_collate(items[::-1])
+
+
+@pytest.mark.parametrize("num_workers", [0, 1])
+@pytest.mark.parametrize("collate", [by_first_feature, backwards])
+def test_a_collate_function_that_changes_the_order_is_refused(collate, num_workers):
+    loader = DataLoader(make_data(64), B, collate_fn=collate, num_workers=num_workers)
+    with pytest.raises(REFUSED, match="expected a collate_fn that keeps the order of its items"):
+        fit(TinyModule(), loader=loader)
+
+
+def test_the_order_is_seen_where_all_losses_are_alike():
+    module = TinyModule()
+    nn.init.zeros_(module.net[-1].weight)
+    nn.init.zeros_(module.net[-1].bias)
+    with pytest.raises(REFUSED, match="keeps the order"):
+        fit(module, loader=DataLoader(make_data(64), B, collate_fn=by_first_feature))
+    fit(module)
+
+
+def test_sorting_in_the_step_is_no_fault():
+    class Packed(TinyModule):
+        def training_step(self, batch, batch_idx):
+            x, y = batch
+            order = x[:, 0].argsort()
+            return F.cross_entropy(self.net(x[order])[order.argsort()], y)
+
+    fit(Packed())
+
+
+def test_a_collate_function_that_takes_keys_out_of_its_items_is_run_on_copies():
+    x, y = make_data(64).tensors
+    items = [{"x": a, "y": b} for a, b in zip(x, y, strict=True)]
+
+    class Fresh(Dataset):
+        def __len__(self):
+            return len(items)
+
+        def __getitem__(self, index):
+            return dict(items[index])
+
+    def popping(batch):
+        labels = torch.stack([item.pop("y") for item in batch])
+        return default_collate([item["x"] for item in batch]), labels
+
+    callback = fit(TinyModule(), loader=DataLoader(Fresh(), B, collate_fn=popping))
+    assert not callback.trajectories.rows[0].isnan().any()
+
+
+# ---- what cannot be told ------------------------------------------------------------------
+
+
+def mixup(x, y):
+    weight = torch.rand(()).item()
+    return weight * x + (1 - weight) * x[torch.randperm(len(x))], y
+
+
+class Mixing(TinyModule):
+    def training_step(self, batch, batch_idx):
+        return super().training_step(mixup(*batch), batch_idx)
+
+
+class OwnMixup:
+    def __init__(self):
+        self.draws = np.random.default_rng(0)
+
+    def __call__(self, items):
+        x, y = default_collate(items)
+        return x + x[self.draws.permutation(len(x))], y
+
+
+@pytest.mark.parametrize("where", ["step", "collate", "numpy in the step", "collate's own draws"])
+def test_random_mixing_trains_and_is_mentioned_in_debug_only(where, caplog, recwarn):
+    module, collate = TinyModule(), None
+    if where == "step":
+        module = Mixing()
+    elif where == "collate":
+        collate = lambda items: mixup(*default_collate(items))  # noqa: E731
+    elif where == "collate's own draws":
+        collate = OwnMixup()
+    else:
+        module = Step(lambda m, x, y: F.cross_entropy(m.net(x[np.random.permutation(len(x))]), y))
+    with caplog.at_level(logging.DEBUG, logger="lightning.pytorch"):
+        fit(module, loader=DataLoader(make_data(64), B, collate_fn=collate))
+    told = [record for record in caplog.records if "the self-check cannot tell" in record.message]
+    assert told
+    assert all(record.levelno == logging.DEBUG for record in told)
+    assert not [w for w in recwarn if "self-check" in str(w.message)]
+
+
+def test_one_train_loader_in_a_container_is_looked_at_too():
+    class Contained(TinyModule):
+        def training_step(self, batch, batch_idx):
+            return super().training_step(batch["train"], batch_idx)
+
+    loader = DataLoader(make_data(64), B, collate_fn=by_first_feature)
+    with pytest.raises(REFUSED, match="keeps the order"):
+        fit(Contained(), loader={"train": loader})
+
+
+def test_a_compiled_step_is_looked_at_as_it_was_written():
+    module = TinyModule()
+    module.compile(backend="eager")
+    with pytest.raises(REFUSED, match="keeps the order"):
+        fit(module, loader=DataLoader(make_data(64), B, collate_fn=by_first_feature))
+    fit(module)
+
+
+def test_a_compiled_step_with_a_loss_seen_in_part_is_refused():
+    penalised, half_seen = Step(SEEN["L1"]), Step(HALF_SEEN["Dice and cross-entropy"])
+    for module in (penalised, half_seen):
+        module.compile(backend="eager")
+    fit(penalised)
+    with pytest.raises(REFUSED, match="add up"):
+        fit(half_seen)
+
+
+# ---- no trace, little cost ----------------------------------------------------------------
+
+
+class Dice(Dataset):
+    """A data set and a collate function with generators of their own."""
+
+    def __init__(self):
+        self.data = make_data(64)
+        self.draws = np.random.default_rng(0)
+        self.num_asked = 0
+
+    def __len__(self):
+        return 64
+
+    def __getitem__(self, index):
+        self.num_asked += 1
+        x, y = self.data[index]
+        return x + float(self.draws.normal()), y
+
+
+class Jitter:
+    def __init__(self):
+        self.draws = np.random.default_rng(1)
+
+    def __call__(self, items):
+        x, y = default_collate(items)
+        return x * float(self.draws.normal(1, 0.1)), y
+
+
+class Remembering(TinyModule):
+    """A teacher, a queue and a counter that the step itself moves on."""
+
+    def __init__(self):
+        super().__init__(batch_norm=True, dropout=0.3)
+        self.teacher = nn.Linear(6, 3).requires_grad_(False)
+        self.queue = []
+        self.num_steps = 0
+
+    def training_step(self, batch, batch_idx):
+        x, y = batch
+        self.num_steps += 1
+        self.queue.append(x[0, 0].item())
+        self.teacher.weight.mul_(0.99)
+        loss = F.cross_entropy(self.net(x), y) + F.mse_loss(self.net(x), self.teacher(x))
+        return loss * (1 + 0 * sum(self.queue))
+
+
+def test_a_run_is_the_same_with_and_without_it():
+    found = []
+    for self_check in (True, False):
+        torch.manual_seed(0)
+        module, data = Remembering(), Dice()
+        loader = DataLoader(data, B, shuffle=True, collate_fn=Jitter())
+        callback = fit(module, loader=loader, epochs=3, self_check=self_check, seed=1)
+        rows = torch.stack(list(callback.trajectories.rows))
+        found.append((weights_of(module), module.queue, module.num_steps, data.num_asked, rows))
+    (with_it, *rest, rows), (without, *others, other_rows) = found
+    assert_identical(with_it, without)
+    assert rest == others
+    torch.testing.assert_close(rows, other_rows, rtol=0, atol=0, equal_nan=True)
+
+
+def test_it_costs_two_passes_of_a_batch():
+    steps = []
+
+    class Counted(TinyModule):
+        def training_step(self, batch, batch_idx):
+            steps.append(len(batch[0]))
+            return super().training_step(batch, batch_idx)
+
+    fit(Counted(), epochs=2, callback=DynamicPruningCallback("loss", InfoBatch(0.0)))
+    without = len(steps) - 8
+    steps.clear()
+    fit(
+        Counted(),
+        epochs=2,
+        callback=DynamicPruningCallback("loss", InfoBatch(0.0), self_check=False),
+    )
+    assert without - (len(steps) - 8) == 2
+
+
+# ---- later epochs -------------------------------------------------------------------------
+
+
+class Changing(Step):
+    """Cross-entropy for two epochs, then ``loss_of``."""
+
+    def training_step(self, batch, batch_idx):
+        if self.current_epoch < 2:
+            return TinyModule.training_step(self, batch, batch_idx)
+        return self.loss_of(self, *batch)
+
+
+def only_a_metric(m, x, y):
+    logits = m.net(x)
+    F.cross_entropy(logits, y)
+    return (1 - logits.softmax(1).gather(1, y[:, None]) ** 0.7).mean() / 0.7
+
+
+def test_a_loss_that_is_only_a_metric_after_a_warm_up_is_refused_there():
+    with pytest.raises(REFUSED, match="one loss per sample"):
+        fit(Changing(only_a_metric), epochs=4)
+
+
+def test_a_loss_that_is_seen_in_part_after_a_warm_up_is_refused_there():
+    with pytest.raises(REFUSED, match="add up"):
+        fit(Changing(HALF_SEEN["Dice and cross-entropy"]), epochs=4)
+
+
+def test_a_term_that_grows_from_zero_is_refused_when_it_counts():
+    def annealed(m, x, y):
+        return F.cross_entropy(m.net(x), y) + m.current_epoch * m.net(x).square().mean()
+
+    with pytest.raises(REFUSED, match="add up"):
+        fit(Step(annealed), epochs=4)
+
+
+@pytest.mark.parametrize("num_workers", [0, 1])
+def test_a_penalty_that_begins_after_a_warm_up_trains(num_workers):
+    loader = DataLoader(make_data(64), B, num_workers=num_workers)
+    callback = fit(Changing(SEEN["L1"]), epochs=4, loader=loader)
+    assert len(callback.trajectories.rows) == 4
+
+
+def test_it_takes_a_bool():
+    with pytest.raises(TypeError, match="self_check"):
+        DynamicPruningCallback(self_check="no")
+    assert partial(DynamicPruningCallback.infobatch, self_check=False)().self_check is False
