@@ -23,7 +23,7 @@ from lightning_alignprune.trainer_access.batch_items import TrainItems, fresh, k
 from lightning_alignprune.trainer_access.errors import OWNER, refusal
 from lightning_alignprune.trainer_access.running_fit import RunningFit
 from lightning_alignprune.trainer_access.snapshot import Snapshot
-from lightning_alignprune.trainer_access.traceless import probing
+from lightning_alignprune.trainer_access.traceless import probing, put_back_between
 
 # Of the loss: as exact as a step in bfloat16 is.
 _NEGLIGIBLE = 0.01
@@ -238,7 +238,7 @@ class SelfCheck:
                     step = self._run(batch, len(items), args)
                     found.append(_Pass(items, raw, *_shown(step), is_mixed, drawn.any()))
                     del step  # its graph, before the next one is made
-                snapshot.put_back()
+                put_back_between(snapshot, module)
         return found
 
     def _run(self, batch: Any, num_samples: int, args: Sequence[Any]) -> TappedStep:

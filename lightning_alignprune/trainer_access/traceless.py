@@ -84,8 +84,7 @@ def _state_put_back(
 ) -> Iterator[Snapshot]:
     trained = () if copies_trained else access.trained_parameters(trainer)
     snapshot = Snapshot(module, trained, others)
-    for name in _MUTED:
-        module.__dict__[name] = _do_nothing
+    _mute(module)
     moved: list[str] = []
     try:
         yield snapshot
@@ -100,6 +99,17 @@ def _state_put_back(
             "Change them in on_train_batch_end, keep a teacher out of training with "
             "requires_grad_(False), or use reference='validation'.",
         )
+
+
+def put_back_between(snapshot: Snapshot, module: LightningModule) -> None:
+    """Put back what a step touched where another step without a trace follows."""
+    snapshot.put_back()
+    _mute(module)
+
+
+def _mute(module: LightningModule) -> None:
+    for name in _MUTED:
+        module.__dict__[name] = _do_nothing
 
 
 def _do_nothing(*args: Any, **kwargs: Any) -> None:
