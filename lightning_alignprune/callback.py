@@ -11,6 +11,7 @@ from lightning_alignprune._checks import (
     check_choice,
     check_instance,
     check_int,
+    check_key,
     resolve,
 )
 from lightning_alignprune.fit.session import FitSession
@@ -67,6 +68,11 @@ class DynamicPruningCallback(Callback):
         partition: ``"replicated"`` keeps the losses of all samples on every rank; ``"fixed"`` keeps
             on each rank those of a fixed share, which only that rank trains. For sets whose
             trajectories do not fit on one machine; see the page on many GPUs for what it costs.
+        sample_index: Key, attribute or position in the batch where the dataset put each sample's
+            index, the one that its ``__getitem__`` was called with. With it ``collate_fn`` may
+            sort, drop or repeat samples and a batch sampler of your own may make the batches: rows
+            of one sample are averaged over the epoch, absent samples stay unobserved. None takes
+            samples by their place in the sampler's order.
 
     Raises:
         ValueError: If a value is out of range or a name unknown.
@@ -99,6 +105,7 @@ class DynamicPruningCallback(Callback):
         align_lr_schedules: bool = True,
         restore_rng: bool = False,
         partition: Partition = "replicated",
+        sample_index: int | str | None = None,
     ) -> None:
         self.parts = Parts(
             resolve(OWNER, "signal", signal, Signal, SIGNALS),  # type: ignore[type-abstract]
@@ -129,6 +136,7 @@ class DynamicPruningCallback(Callback):
         self.align_lr_schedules = check_bool(OWNER, "align_lr_schedules", align_lr_schedules)
         self.restore_rng = check_bool(OWNER, "restore_rng", restore_rng)
         self.partition = check_choice(OWNER, "partition", partition, get_args(Partition))
+        self.sample_index = check_key(OWNER, "sample_index", sample_index)
         self._session: FitSession | None = None
         self._loaded: dict[str, Any] | None = None
         self._is_for_fit = True

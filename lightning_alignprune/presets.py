@@ -38,6 +38,7 @@ class RunSettings(TypedDict, total=False):
     align_lr_schedules: bool
     restore_rng: bool
     partition: Partition
+    sample_index: int | str | None
 
 
 def robust_parts(reference: object) -> Parts:
