@@ -194,6 +194,18 @@ def test_batch_losses_are_averaged_too():
         assert float(row[i]) == pytest.approx(sum(losses) / len(losses))
 
 
+def test_the_robust_preset_under_a_sorting_collate():
+    callback = DynamicPruningCallback.robust(
+        Indexed(20), schedule=PruningSchedule(2, finish="selected"), sample_index="index"
+    )
+    loader = DataLoader(Indexed(), BATCH_SIZE, shuffle=True, collate_fn=sort_items)
+    _, oracle = run(loader, callback, Module(lr=0.2), max_epochs=5)
+    torch.testing.assert_close(callback.trajectories.rows[0], oracle.row(0))
+    for epoch, row in enumerate(callback.trajectories.rows):
+        trained = {i for batch in oracle.batches[epoch] for i in batch}
+        assert set((~row.isnan()).nonzero().flatten().tolist()) == trained
+
+
 # ---- forms of batches ---------------------------------------------------------------------------
 
 Named = namedtuple("Named", ["x", "y", "index"])
