@@ -110,12 +110,12 @@ class BatchIndices:
         return indices
 
     def _check_drawn(self, indices: Tensor, drawn: Tensor) -> None:
-        strange = indices[~torch.isin(indices, drawn)]
-        if len(strange):
+        strange = set(indices.tolist()) - set(drawn.tolist())  # faster than torch.isin
+        if strange:
             raise refusal(
                 f"{self} to hold indices among the {len(drawn)} that the train loader's dataset "
                 "was asked for in this batch",
-                f"{int(strange[0])}, which is not one of them",
+                f"{min(strange)}, which is not one of them",
                 "Where a Subset or ConcatDataset is around your dataset, its own indices are "
                 "others: add the index in a dataset around all of them. A batch may hold no "
                 "samples of other batches.",

@@ -139,7 +139,10 @@ class LossTrajectories:
         self.running.index_copy_(0, indices, losses)
 
     def average_rows(self) -> None:
-        """Let :meth:`record` average what it is given of a sample in an epoch, from now on."""
+        """Let :meth:`record` average what it is given of a sample in an epoch, from now on.
+
+        It costs 12 bytes per sample and some small kernels per batch.
+        """
         if self.row_means is None:
             self.row_means = RowMeans(self.num_samples, self.device)
             self.row_means.load_state_dict(None, self.running)

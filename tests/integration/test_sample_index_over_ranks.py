@@ -137,6 +137,11 @@ def test_a_fixed_partition(tmp_path):
         assert not seen.all()
 
 
+def test_own_batches_in_a_fixed_partition_are_refused(tmp_path):
+    with pytest.raises(AssertionError, match=r"no sampler of your own with partition='fixed'"):
+        fit(tmp_path, "own batches", partition="fixed")
+
+
 @pytest.mark.parametrize(
     ("kind", "partition"),
     [("crops", "replicated"), ("crops", "fixed"), ("own batches", "replicated")],
