@@ -341,6 +341,21 @@ def check_callable(
     return value
 
 
+def check_key(owner: str, argument: str, value: object) -> int | str | None:
+    """Return a key or a position, or None.
+
+    Raises:
+        TypeError: If it is something else.
+    """
+    if value is None or isinstance(value, str):
+        return value
+    if isinstance(value, (bool, np.bool_)) or not isinstance(value, Integral):
+        remedy = "'index' means batch['index'] or batch.index, 2 means batch[2]."
+        constraint = "to be a string, an int or None"
+        raise TypeError(message(owner, argument, constraint, _described(value), remedy))
+    return int(value)
+
+
 def check_path(owner: str, argument: str, value: object, *, remedy: str) -> str:
     """Return a path, given as a string or a ``Path``, as a string.
 

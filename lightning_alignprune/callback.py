@@ -11,6 +11,7 @@ from lightning_alignprune._checks import (
     check_choice,
     check_instance,
     check_int,
+    check_key,
     resolve,
 )
 from lightning_alignprune.fit.session import FitSession
@@ -71,6 +72,11 @@ class DynamicPruningCallback(Callback):
             forward passes of one batch that leave no trace, and refuse what would be recorded
             wrongly: a loss that is only partly seen, rows that are not samples, a ``collate_fn``
             that changes the order.
+        sample_index: Key, attribute or position in the batch where the dataset put each sample's
+            index, the one that its ``__getitem__`` was called with. With it ``collate_fn`` may
+            sort, drop or repeat samples and a batch sampler of your own may make the batches: rows
+            of one sample are averaged over the epoch, absent samples stay unobserved. None takes
+            samples by their place in the sampler's order.
 
     Raises:
         ValueError: If a value is out of range or a name unknown.
@@ -104,6 +110,7 @@ class DynamicPruningCallback(Callback):
         restore_rng: bool = False,
         partition: Partition = "replicated",
         self_check: bool = True,
+        sample_index: int | str | None = None,
     ) -> None:
         self.parts = Parts(
             resolve(OWNER, "signal", signal, Signal, SIGNALS),  # type: ignore[type-abstract]
@@ -135,6 +142,7 @@ class DynamicPruningCallback(Callback):
         self.restore_rng = check_bool(OWNER, "restore_rng", restore_rng)
         self.partition = check_choice(OWNER, "partition", partition, get_args(Partition))
         self.self_check = check_bool(OWNER, "self_check", self_check)
+        self.sample_index = check_key(OWNER, "sample_index", sample_index)
         self._session: FitSession | None = None
         self._loaded: dict[str, Any] | None = None
         self._is_for_fit = True

@@ -39,6 +39,7 @@ class RunSettings(TypedDict, total=False):
     restore_rng: bool
     partition: Partition
     self_check: bool
+    sample_index: int | str | None
 
 
 def robust_parts(reference: object) -> Parts:

@@ -13,6 +13,7 @@ from lightning_alignprune.scores import Score
 from lightning_alignprune.signals import Signal
 from lightning_alignprune.state.bad_losses import BadLossError, count_seen
 from lightning_alignprune.state.decision import Decision, checked, checked_scores
+from lightning_alignprune.state.row_means import RowMeans
 from lightning_alignprune.state.shard import Shard
 from lightning_alignprune.state.trajectories import LossTrajectories, StorageDtype
 
@@ -206,16 +207,21 @@ class Pruner:
             "pruned_share_so_far": 1.0 - self.num_trained / max(1, self.num_possible),
         }
 
-    def state_dict(self, running: Tensor | None = None) -> dict[str, Any]:
+    def state_dict(
+        self, running: Tensor | None = None, row_means: RowMeans | None = None
+    ) -> dict[str, Any]:
         """Return tensors and primitives only; over several shards only rank 0 gets the whole.
 
         Args:
             running: The running row to save, of all ranks; None for this process's own.
+            row_means: What it is the mean of, likewise, where rows are averaged.
         """
         selection = self.decision.selection
         trajectories = self.trajectories.state_dict()
         if running is not None:
             trajectories["running"] = running.clone()
+        if row_means is not None:
+            trajectories["row_means"] = row_means.state_dict()
         per_sample = {
             "signal": self.signal.state_dict(),
             "policy": self.policy.state_dict(),

@@ -13,7 +13,7 @@ from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.utilities.signature_utils import is_param_in_hook_signature
 
 from lightning_alignprune.policies import Policy
-from lightning_alignprune.reference.pseudo_clean import PseudoClean
+from lightning_alignprune.reference.pseudo_clean import PseudoClean, PseudoModerate
 from lightning_alignprune.trainer_access.errors import OWNER, refusal
 
 _LOOP_ATTRIBUTES = ("_combined_loader", "_data_fetcher", "epoch_progress", "setup_data")
@@ -73,6 +73,20 @@ def _check_strategy(strategy: Strategy, world_size: int) -> None:
                 f"{num_replicas} data-parallel of {world_size} processes",
                 "Processes that share a batch are not tested.",
             )
+
+
+def check_order_free(reference: object) -> None:
+    """Refuse what takes samples by their order where the batch says which samples it holds.
+
+    Raises:
+        MisconfigurationException: Naming the reference, and the way out.
+    """
+    if isinstance(reference, PseudoModerate):
+        raise refusal(
+            "a reference that does not rest on the order of rows with sample_index=",
+            f"{type(reference).__name__}, which reads the logits of all samples in their order",
+            "Use PseudoClean, which needs losses only.",
+        )
 
 
 def check_fixed(policy: Policy, reference: object) -> None:

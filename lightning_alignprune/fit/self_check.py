@@ -13,6 +13,7 @@ from lightning.pytorch.utilities.rank_zero import rank_zero_debug
 from lightning.pytorch.utilities.seed import isolate_rng
 from torch import Tensor
 
+from lightning_alignprune.fit.batch_indices import BatchIndices
 from lightning_alignprune.fit.rng_state import are_same, collect_rng_states
 from lightning_alignprune.functional.row_order import changed_places, follow_samples
 from lightning_alignprune.tap.loss_tap import LossTap
@@ -43,6 +44,7 @@ class _Pass(NamedTuple):
     Attributes:
         items: What the batch was made of.
         raw: What ``collate_fn`` made of the items.
+        indices: Shape (R,), the samples of the rows, on the CPU, where the batch tells them.
         losses: Name and losses, shape (B,), on the CPU, of each call that feeds the loss.
         precision: Machine epsilon of what they were computed in.
         form: The operations by which the loss reaches parameters past the tapped losses.
@@ -54,6 +56,7 @@ class _Pass(NamedTuple):
 
     items: list[Any]
     raw: Any
+    indices: Tensor | None
     losses: list[tuple[str, Tensor]]
     precision: float
     form: tuple[str, ...]
@@ -65,7 +68,14 @@ class _Pass(NamedTuple):
     def follow(self, after: "_Pass", order: Tensor) -> dict[str, bool | None]:
         """Say of each call whether its losses went with the samples; None where nobody can tell."""
         verdicts: dict[str, bool | None] = {}
-        pairs = zip(self.losses, after.losses, strict=True)
+        pairs: Any = zip(self.losses, after.losses, strict=True)
+        if self.indices is not None and after.indices is not None:
+            # The batch says itself where its samples are.
+            order = torch.arange(len(torch.unique(self.indices)))
+            pairs = [
+                ((name, _by_sample(losses, self.indices)), (name, _by_sample(moved, after.indices)))
+                for (name, losses), (_, moved) in pairs
+            ]
         for number, ((name, losses), (_, moved)) in enumerate(pairs, start=1):
             verdict = follow_samples(losses, moved, order, self.precision)
             if verdict is False and self.is_random:
@@ -94,13 +104,16 @@ class SelfCheck:
     Args:
         fit: The running fit.
         items: What the train loader makes its batches of.
+        where: Where a batch says which samples its rows are; None for the order of the items.
 
     Note:
         Two forward passes of one batch per fit, in eval mode and leaving no trace.
     """
 
-    def __init__(self, fit: RunningFit, items: TrainItems) -> None:
-        self._fit, self._items = fit, items
+    def __init__(
+        self, fit: RunningFit, items: TrainItems, where: BatchIndices | None = None
+    ) -> None:
+        self._fit, self._items, self._where = fit, items, where
         self._is_due = True
         self._probed: _Pass | None = None
         self._known_form: tuple[str, ...] | None = None
@@ -211,10 +224,8 @@ class SelfCheck:
             _debug("the step calls other losses for the same samples")
             return None
         follow = before.follow(after, order)
-        is_kept = (
-            before.is_mixed or any(follow.values()) or keeps_order(before.raw, after.raw, order)
-        )
-        if is_kept is False:
+        is_told = self._where is not None or before.is_mixed or any(follow.values())
+        if not is_told and keeps_order(before.raw, after.raw, order) is False:
             return _reordered()
         if None in follow.values():
             _debug("losses that are all alike, or random numbers in the step")
@@ -235,21 +246,24 @@ class SelfCheck:
                     raw = collate_fn(fresh(items))
                     is_mixed = drawn.any()
                     batch = access.to_device(trainer, module, access.as_train_batch(trainer, raw))
-                    step = self._run(batch, len(items), args)
-                    found.append(_Pass(items, raw, *_shown(step), is_mixed, drawn.any()))
+                    indices = None if self._where is None else self._where.read(batch).cpu()
+                    num_rows = len(items) if indices is None else len(indices)
+                    step = self._run(batch, num_rows, args)
+                    shown = _shown(step)
+                    found.append(_Pass(items, raw, indices, *shown, is_mixed, drawn.any()))
                     del step  # its graph, before the next one is made
                 put_back_between(snapshot, module)
         return found
 
-    def _run(self, batch: Any, num_samples: int, args: Sequence[Any]) -> TappedStep:
+    def _run(self, batch: Any, num_rows: int, args: Sequence[Any]) -> TappedStep:
         module = self._fit.module
-        tap = LossTap(torch.arange(num_samples, device=module.device))
+        tap = LossTap(torch.arange(num_rows, device=module.device))
         with tap:
             returned = module.training_step(batch, *args[1:])
         loss, own = returned, None
         if isinstance(returned, dict):
             loss, own = returned.get("loss"), returned.get("sample_loss")
-        return TappedStep(num_samples, loss if isinstance(loss, Tensor) else None, tap.calls, own)
+        return TappedStep(num_rows, loss if isinstance(loss, Tensor) else None, tap.calls, own)
 
 
 def _shown(
@@ -265,6 +279,13 @@ def _shown(
         return losses, precision, (), None, 0.0
     form = untapped_form(step.loss, step.calls)
     return losses, precision, form, *untapped_part(step.loss, step.calls)
+
+
+def _by_sample(losses: Tensor, indices: Tensor) -> Tensor:
+    """Return the mean loss of each sample that has rows, in the order of their indices."""
+    samples, place, counts = torch.unique(indices, return_inverse=True, return_counts=True)
+    mean: Tensor = losses.new_zeros(len(samples)).index_add_(0, place, losses) / counts
+    return mean
 
 
 def _last_digits(loss: Tensor, scale: float) -> float:
@@ -289,8 +310,9 @@ def _reordered() -> MisconfigurationException:
     return refusal(
         "a collate_fn that keeps the order of its items, so that losses go to their samples",
         "another order for the same items",
-        "Sort inside training_step, or not at all: pack_padded_sequence(enforce_sorted=False) "
-        "takes any order. self_check=False trains without this check.",
+        "Let the data set return each sample's index and name its place in the batch by "
+        "sample_index=, or do not sort: pack_padded_sequence(enforce_sorted=False) takes any "
+        "order. self_check=False trains without this check.",
     )
 
 

@@ -13,8 +13,14 @@ from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.utilities.rank_zero import rank_zero_warn
 from torch import Tensor
 
+from lightning_alignprune.fit.batch_indices import BatchIndices
 from lightning_alignprune.fit.lr_alignment import ScheduleAlignment
-from lightning_alignprune.fit.preflight import check_fixed, check_step, check_trainer
+from lightning_alignprune.fit.preflight import (
+    check_fixed,
+    check_order_free,
+    check_step,
+    check_trainer,
+)
 from lightning_alignprune.fit.rehearsal import rehearse_weights
 from lightning_alignprune.fit.rng_state import collect_rng_states, restore_own_states
 from lightning_alignprune.fit.self_check import SelfCheck
@@ -24,6 +30,8 @@ from lightning_alignprune.pruner import BadLossError, Decision, Parts, Pruner
 from lightning_alignprune.reference import find_reference, learn_from_reference
 from lightning_alignprune.schedule import progress_after_epoch
 from lightning_alignprune.state import PrunedSampler, StorageDtype
+from lightning_alignprune.state.row_means import RowMeans
+from lightning_alignprune.state.shard import Shard
 from lightning_alignprune.trainer_access import internals as access
 from lightning_alignprune.trainer_access.batch_items import TrainItems
 from lightning_alignprune.trainer_access.dataset_labels import labels_of
@@ -54,6 +62,7 @@ class PruningSettings(Protocol):
     restore_rng: bool
     partition: Partition
     self_check: bool
+    sample_index: int | str | None
 
 
 class FitSession:
@@ -85,6 +94,8 @@ class FitSession:
             raise MisconfigurationException(f"{OWNER}: {error}") from None
         if callback.partition == "fixed":
             check_fixed(parts.policy, callback.reference)
+        if callback.sample_index is not None:
+            check_order_free(callback.reference)
         self._callback = callback
         self._fit = RunningFit(trainer, module, RankExchange(trainer, callback.partition))
         self._reference = find_reference(callback.reference, self._fit, *parts[:3])
@@ -129,17 +140,18 @@ class FitSession:
     # ---- the loader -------------------------------------------------------------------------
 
     def _take_loader(self, dataloader: object) -> object:
-        loader = check_loader(dataloader)
+        loader = check_loader(dataloader, self._callback.sample_index is not None)
         check_length(loader, None if self.pruner is None else self.pruner.shard.num_samples)
         self.sampler = sampler_for(loader, self._seed, self._fit.exchange)
         installed = access.with_sampler(loader, self.sampler, self._generator)
         if self._callback.self_check and not self._recorder.is_manual:
-            self._check_on(TrainItems(installed, self.sampler))
+            self._check_on(TrainItems(installed, self.sampler), self.sampler)
         return installed
 
-    def _check_on(self, items: TrainItems) -> None:
+    def _check_on(self, items: TrainItems, sampler: PrunedSampler) -> None:
         if self._recorder.self_check is None:
-            self._recorder.self_check = SelfCheck(self._fit, items)
+            where = self._batch_indices(sampler.shard)
+            self._recorder.self_check = SelfCheck(self._fit, items, where)
         else:
             self._recorder.self_check.follow_loader(items)
 
@@ -186,6 +198,7 @@ class FitSession:
             self.pruner = self._new_pruner(sampler)
             self._warn_if_too_short(self.pruner)
         pruner = self.pruner
+        self._follow_batches(pruner)
         if state is None:
             pruner.trajectories.clear_running()  # a crash may have left part of an epoch
         else:
@@ -210,6 +223,16 @@ class FitSession:
         if state and self._generator is not None and state.get("rng"):
             restore_own_states(state["rng"], trainer.global_rank, trainer.world_size)
         self.note_rng()
+
+    def _follow_batches(self, pruner: Pruner) -> None:
+        """Let batches say which samples they hold, if they do."""
+        self._recorder.batch_indices = where = self._batch_indices(pruner.shard)
+        if where is not None:
+            pruner.trajectories.average_rows()
+
+    def _batch_indices(self, shard: Shard) -> BatchIndices | None:
+        key = self._callback.sample_index
+        return None if key is None else BatchIndices(key, shard)
 
     def _new_pruner(self, sampler: PrunedSampler) -> Pruner:
         callback = self._callback
@@ -248,6 +271,9 @@ class FitSession:
             pruner.load_state_dict(state)
         except ValueError as error:
             raise MisconfigurationException(f"{OWNER}: {error}") from None
+        means = pruner.trajectories.row_means
+        if means is not None and pruner.shard.is_whole and self._fit.exchange.rank > 0:
+            means.clear()  # they are of all ranks: the first one goes on from them
         if self._lr is not None and state.get("lr"):
             self._lr.load_state_dict(state["lr"])
         if self._reference is not None and state.get("reference"):
@@ -332,8 +358,7 @@ class FitSession:
             samples = learn_from_reference(reference, pruner.signal, pruner.score)
         if samples is not None and pruner.signal.needs_logits:
             loss = samples.losses.mean()  # in the unit of what is recorded
-        running = pruner.trajectories.running
-        pruner.trajectories.running = exchange.running(running, self.sampler)
+        pruner.trajectories.running, _ = self._running(pruner)
         exchange.has_news = False
         try:
             losses = None if samples is None else samples.losses
@@ -348,6 +373,14 @@ class FitSession:
         if epoch + 1 != self._fit.trainer.max_epochs:
             self._decide(pruner, epoch + 1)
         return loss
+
+    def _running(self, pruner: Pruner) -> tuple[Tensor, RowMeans | None]:
+        """Return the running row and what it is the mean of, of all ranks."""
+        bank, exchange = pruner.trajectories, self._fit.exchange
+        if bank.row_means is None:
+            return exchange.running(bank.running, self.sampler), None
+        means = exchange.row_means(bank.row_means)
+        return bank.running if means is bank.row_means else means.values(), means
 
     def _measured_reference(self) -> Tensor | None:
         loss = None if self._reference is None else self._reference.measure()
@@ -380,11 +413,11 @@ class FitSession:
         if not self.is_running:  # saved after the fit
             return {**pruner.state_dict(), **self._extra}
         self._settle()
-        running = self._fit.exchange.running(pruner.trajectories.running, self.sampler)
+        merged = self._running(pruner)
         extra = self._extra_state()
         if extra["rng"] is not None:
             extra["rng"] = self._fit.exchange.united(extra["rng"])
-        return {**pruner.state_dict(running), **extra}
+        return {**pruner.state_dict(*merged), **extra}
 
     def _settle(self) -> None:
         """Take in a batch that is over, where another's hook saves before ours has run."""

@@ -13,6 +13,7 @@ from torch import Tensor
 from torch.utils._pytree import tree_leaves
 
 from lightning_alignprune._checks import shape_of
+from lightning_alignprune.fit.batch_indices import BatchIndices
 from lightning_alignprune.fit.self_check import SelfCheck
 from lightning_alignprune.signals import NoLogitsError, Signal
 from lightning_alignprune.state.sampler import PrunedSampler
@@ -48,6 +49,7 @@ class StepRecorder:
     Attributes:
         will_weigh: Whether weights are to come; set once the policy is known.
         self_check: What compares the losses that are recorded with those that are trained, or None.
+        batch_indices: Where a batch says which samples its rows are; None for the sampler's order.
     """
 
     def __init__(
@@ -61,6 +63,7 @@ class StepRecorder:
         self._rehearse = None if is_manual else rehearse
         self.will_weigh = False
         self.self_check: SelfCheck | None = None
+        self.batch_indices: BatchIndices | None = None
         self._indices: Tensor | None = None
         self._weights: Tensor | None = None
         self._values: Tensor | None = None
@@ -69,6 +72,9 @@ class StepRecorder:
         self._epoch_order: Tensor | None = None
         self._order = torch.empty(0, dtype=torch.int64)
         self._order_weights: Tensor | None = None
+        self._sample_weights: Tensor | None = None
+        self._drawn = torch.empty(0, dtype=torch.int64)
+        self._is_first_batch = False
         self._batch: Any = None
 
     def start_epoch(self) -> None:
@@ -86,7 +92,10 @@ class StepRecorder:
             self._epoch_order = sampler.order
             self._order = sampler.positions.to(device)
             self._order_weights = None if weights is None else weights[self._order]
-        part = slice(batch_idx * sampler.batch_size, (batch_idx + 1) * sampler.batch_size)
+            self._sample_weights, self._is_first_batch = weights, True
+        part = sampler.place(batch_idx)
+        if self.batch_indices is not None:
+            self._drawn = sampler.order[part]
         self._indices = self._order[part]
         self._weights = None if self._order_weights is None else self._order_weights[part]
         self._values = None
@@ -106,6 +115,8 @@ class StepRecorder:
         """Call ``step``; a fit that did not arm us, such as a tuner's, passes straight through."""
         if self._indices is None:
             return step(*args, **kwargs)
+        if self.batch_indices is not None:
+            self._read_indices(self.batch_indices, args[0] if args else None)
         if self.signal.weighting == "batch":
             return self._run_batch_weighted(self._indices, step, args, kwargs)
         if self._rehearse is not None and self.will_weigh:
@@ -117,7 +128,7 @@ class StepRecorder:
         with tap:
             returned = step(*args, **kwargs)
         self._batch = args[0] if args else None
-        loss, user_losses = _read(returned, self._indices, self._batch)
+        loss, user_losses = self._read(returned, self._indices)
         tapped = TappedStep(
             len(self._indices),
             loss,
@@ -139,12 +150,19 @@ class StepRecorder:
             check.after_step(tapped, args)
         return returned
 
+    def _read_indices(self, where: BatchIndices, batch: Any) -> None:
+        device = self._order.device
+        self._indices = where.positions(batch, self._drawn, device, self._is_first_batch)
+        self._is_first_batch = False
+        table = self._sample_weights
+        self._weights = None if table is None else table[self._indices]
+
     def _run_batch_weighted(
         self, indices: Tensor, step: Callable[..., Any], args: Any, kwargs: Any
     ) -> Any:
         returned = step(*args, **kwargs)
         self._batch = args[0] if args else None
-        loss, _ = _read(returned, indices, self._batch)
+        loss, _ = self._read(returned, indices)
         if loss is None and not self.is_manual:
             return returned
         self._record(TappedStep(len(indices), loss))
@@ -196,7 +214,7 @@ class StepRecorder:
                 _WAYS_OUT,
             ) from None
         except UnseenLossError:
-            _check_rows(self._batch, tapped.num_samples)
+            self._check_rows(tapped.num_samples)
             raise refusal(
                 "training_step to show one loss per sample",
                 f"{len(tapped.calls)} calls of torch loss functions with {tapped.num_samples} rows "
@@ -230,8 +248,29 @@ class StepRecorder:
                 "Look at the signal.",
             )
 
+    def _check_rows(self, num_samples: int) -> None:
+        if self.batch_indices is None:
+            _check_all_there(self._batch, num_samples)
+        else:
+            self.batch_indices.check_rows(self._batch)
 
-def _check_rows(batch: Any, num_samples: int) -> None:
+    def _read(self, returned: Any, indices: Tensor) -> tuple[Tensor | None, Tensor | None]:
+        if isinstance(returned, Tensor):
+            return returned, None
+        if not isinstance(returned, dict):
+            return None, None
+        losses = returned.get("sample_loss")
+        if losses is not None and (not isinstance(losses, Tensor) or losses.shape != indices.shape):
+            self._check_rows(len(indices))
+            raise refusal(
+                f"sample_loss of shape ({len(indices)},), one loss for each sample of the batch",
+                shape_of(losses),
+                "Reduce the loss over everything but the batch dimension.",
+            )
+        return returned.get("loss"), losses
+
+
+def _check_all_there(batch: Any, num_samples: int) -> None:
     """Refuse a batch whose tensors all have another number of rows than it has samples."""
     leaves = [leaf for leaf in tree_leaves(batch) if isinstance(leaf, Tensor) and leaf.ndim]
     rows = {len(leaf) for leaf in leaves}
@@ -240,21 +279,6 @@ def _check_rows(batch: Any, num_samples: int) -> None:
             f"a batch of {num_samples} rows, one for each sample that was drawn",
             f"{rows.pop()} rows",
             "Let collate_fn keep every sample: leave broken ones out of the data set, for instance "
-            "with torch.utils.data.Subset.",
+            "with torch.utils.data.Subset. Or let the batch say which samples it holds: "
+            "sample_index=.",
         )
-
-
-def _read(returned: Any, indices: Tensor, batch: Any) -> tuple[Tensor | None, Tensor | None]:
-    if isinstance(returned, Tensor):
-        return returned, None
-    if not isinstance(returned, dict):
-        return None, None
-    losses = returned.get("sample_loss")
-    if losses is not None and (not isinstance(losses, Tensor) or losses.shape != indices.shape):
-        _check_rows(batch, len(indices))
-        raise refusal(
-            f"sample_loss of shape ({len(indices)},), one loss for each sample of the batch",
-            shape_of(losses),
-            "Reduce the loss over everything but the batch dimension.",
-        )
-    return returned.get("loss"), losses

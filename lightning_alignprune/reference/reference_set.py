@@ -11,7 +11,7 @@ from lightning_alignprune.reference.evaluation import evaluated_batches
 from lightning_alignprune.reference.samples import SampleDetail
 from lightning_alignprune.reference.totals import PassTotals
 from lightning_alignprune.trainer_access.errors import refusal
-from lightning_alignprune.trainer_access.loaders import shard_batches
+from lightning_alignprune.trainer_access.loaders import batch_size_of, shard_batches
 from lightning_alignprune.trainer_access.running_fit import RunningFit
 
 
@@ -54,7 +54,7 @@ class ReferenceSet(Reference):
         if isinstance(found, Dataset):
             found = DataLoader(
                 found,
-                batch_size=train_loader.batch_size,
+                batch_size=batch_size_of(train_loader),
                 num_workers=train_loader.num_workers,
                 collate_fn=train_loader.collate_fn,
             )

@@ -52,7 +52,7 @@ class BatchLoss(Signal):
         Parity: the weights of a selection multiply the batch loss by their mean, as in the public
         code. That is not the mean of the weighted losses: with InfoBatch's weights it is biased
         wherever weights and losses correlate. If a sampler draws a sample twice in an epoch, the
-        later batch counts.
+        later batch counts, or with ``sample_index`` the mean.
     """
 
     weighting = "batch"

@@ -211,14 +211,18 @@ class PrunedSampler(Sampler[int]):
             order = order[keep]
         return order[self.rank :: self.num_replicas].contiguous()
 
+    def place(self, batch_idx: int) -> slice:
+        """Say where the samples of batch ``batch_idx`` stand in :attr:`order`."""
+        start = batch_idx * self.batch_size
+        return slice(start, start + self.batch_size)
+
     def batch_indices(self, batch_idx: int) -> Tensor:
         """Return the samples of batch ``batch_idx`` of the current epoch, shape (B,), int64."""
-        start = batch_idx * self.batch_size
-        return self.order[start : start + self.batch_size]
+        return self.order[self.place(batch_idx)]
 
     @override
     def __iter__(self) -> Iterator[int]:
-        return _in_chunks(self.order[self.skip_batches * self.batch_size :])
+        return _in_chunks(self.order[self.place(self.skip_batches).start :])
 
     def __len__(self) -> int:
         return len(self.order)

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 _PIECE = 1 << 24  # entries that are gathered at a time, to bound the memory on the device
-_PER_SAMPLE = ("rows", "dropped", "running")
+_PER_SAMPLE = ("rows", "dropped", "running", "row_means")
 _BITS = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
 
 
@@ -82,7 +82,7 @@ class Shard:
 
     def gathered_trajectories(self, state: dict[str, Any]) -> dict[str, Any]:
         """Put the shards of a state of ``LossTrajectories`` together, as :meth:`gathered` does."""
-        parts = {key: self.gathered(state[key]) for key in _PER_SAMPLE}
+        parts = {key: self.gathered(state.get(key)) for key in _PER_SAMPLE}
         return {**state, **parts, "num_samples": self.num_samples}
 
     def own_trajectories(self, state: dict[str, Any]) -> dict[str, Any]:
@@ -91,7 +91,7 @@ class Shard:
             return state
         return {
             **state,
-            **{key: self.own(state[key]) for key in _PER_SAMPLE},
+            **{key: self.own(state.get(key)) for key in _PER_SAMPLE},
             "num_samples": self.num_own,
         }
 

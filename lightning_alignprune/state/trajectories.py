@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from lightning_alignprune._checks import check_bool, check_choice, check_int
+from lightning_alignprune.state.row_means import RowMeans
 
 StorageDtype = Literal["float32", "float16", "bfloat16"]
 STORAGE_DTYPES: tuple[StorageDtype, ...] = get_args(StorageDtype)
@@ -119,22 +120,38 @@ class LossTrajectories:
         # _dropped[t]: last losses of the rows dropped just before row t; the entry T follows all.
         self._dropped: list[Tensor | None] = [None]
         self.running = self._empty()
+        self.row_means: RowMeans | None = None
 
     def _empty(self) -> Tensor:
         return torch.full((self.num_samples,), torch.nan, device=self.device)
 
     def record(self, indices: Tensor, losses: Tensor) -> None:
-        """Write the losses of one batch into the running epoch; the last write of a sample wins.
+        """Write the losses of one batch into the running epoch.
+
+        The last write of a sample wins, unless :meth:`average_rows` was called.
 
         Args:
             indices: Shape (B,), int64, on the device of the trajectories.
             losses: Shape (B,), float32, on the same device. NaN means "not observed".
         """
+        if self.row_means is not None:
+            losses = self.row_means.add(indices, losses)
         self.running.index_copy_(0, indices, losses)
+
+    def average_rows(self) -> None:
+        """Let :meth:`record` average what it is given of a sample in an epoch, from now on.
+
+        It costs 12 bytes per sample and some small kernels per batch.
+        """
+        if self.row_means is None:
+            self.row_means = RowMeans(self.num_samples, self.device)
+            self.row_means.load_state_dict(None, self.running)
 
     def clear_running(self) -> None:
         """Forget what was recorded of an epoch that begins anew."""
         self.running = self._empty()
+        if self.row_means is not None:
+            self.row_means.clear()
 
     @property
     def reference(self) -> Tensor:
@@ -225,7 +242,7 @@ class LossTrajectories:
         self._reference.append(float("nan") if reference is None else float(reference))
         self._count(self._reference[-1])
         self._reference_rows.append(self._in_mid_epoch(self._here(reference_samples)))
-        self.running = self._empty()
+        self.clear_running()
         self._drop_unneeded()
 
     def _stored(self, row: Tensor) -> Tensor:
@@ -275,6 +292,7 @@ class LossTrajectories:
             "rows": list(self.rows),
             "dropped": list(self._dropped),
             "running": self.running.clone(),
+            "row_means": None if self.row_means is None else self.row_means.state_dict(),
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -298,4 +316,6 @@ class LossTrajectories:
         self.rows = [self._stored(row.to(self.device)) for row in state["rows"]]
         self._dropped = [self._here(losses) for losses in state["dropped"]]
         self.running = state["running"].to(self.device).float().clone()
+        if self.row_means is not None:
+            self.row_means.load_state_dict(state.get("row_means"), self.running)
         self._drop_unneeded()

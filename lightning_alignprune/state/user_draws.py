@@ -31,19 +31,39 @@ def draw(base: Iterable[int], seed: int, epoch: int) -> Tensor:
     Returns:
         What it drew, in its order, int64.
     """
+    with _drawing(base, seed, epoch):
+        return torch.tensor(list(base), dtype=torch.int64)
+
+
+def draw_batches(base: Iterable[list[int]], seed: int, epoch: int) -> list[list[int]]:
+    """Iterate a user's batch sampler for an epoch, as :func:`draw` does a sampler.
+
+    A ``set_epoch`` of the sampler within it is called too, as Lightning would.
+    """
+    _set_epoch(getattr(base, "sampler", None), epoch)
+    with _drawing(base, seed, epoch):
+        return [list(batch) for batch in base]
+
+
+def _set_epoch(base: object, epoch: int) -> None:
     set_epoch = getattr(base, "set_epoch", None)
     if callable(set_epoch):
         set_epoch(epoch)
+
+
+@contextmanager
+def _drawing(base: Iterable[Any], seed: int, epoch: int) -> Iterator[None]:
+    _set_epoch(base, epoch)
     with isolate_rng(), _own_generators_seeded(base, seed, epoch):
         start = draw_seed(seed, epoch)
         torch.manual_seed(start)
         random.seed(start)
         np.random.set_state(np.random.RandomState(start % _NUMPY_SEEDS).get_state())
-        return torch.tensor(list(base), dtype=torch.int64)
+        yield
 
 
 @contextmanager
-def _own_generators_seeded(base: Iterable[int], seed: int, epoch: int) -> Iterator[None]:
+def _own_generators_seeded(base: Iterable[Any], seed: int, epoch: int) -> Iterator[None]:
     generators = _own_generators(base)
     before = [_state(generator) for generator in generators]
     try:
@@ -55,7 +75,7 @@ def _own_generators_seeded(base: Iterable[int], seed: int, epoch: int) -> Iterat
             _put_back(generator, state)
 
 
-def _own_generators(base: Iterable[int]) -> list[Any]:
+def _own_generators(base: Iterable[Any]) -> list[Any]:
     found: list[Any] = []
     queue: list[Any] = [getattr(base, "generator", None), base]
     seen: set[int] = set()

@@ -17,6 +17,7 @@ from lightning.pytorch.utilities import CombinedLoader
 from torch.utils._pytree import tree_unflatten
 from torch.utils.data import BatchSampler, DataLoader
 
+from lightning_alignprune.state.pruned_batches import PrunedBatches
 from lightning_alignprune.state.sampler import PrunedSampler
 
 Loader = DataLoader[Any]
@@ -119,7 +120,10 @@ def with_sampler(
     attributes = new.__dict__
     attributes["_iterator"] = None
     attributes["sampler"] = sampler
-    attributes["batch_sampler"] = BatchSampler(sampler, sampler.batch_size, sampler.drop_last)
+    if isinstance(sampler, PrunedBatches):
+        attributes["batch_sampler"] = sampler.batches
+    else:
+        attributes["batch_sampler"] = BatchSampler(sampler, sampler.batch_size, sampler.drop_last)
     attributes["in_order"] = True
     if generator is not None:
         attributes["generator"] = generator

@@ -16,6 +16,7 @@ from torch.utils.data import (
     SequentialSampler,
 )
 
+from lightning_alignprune.state.pruned_batches import PrunedBatches
 from lightning_alignprune.state.sampler import PrunedSampler, describe
 from lightning_alignprune.trainer_access import internals as access
 from lightning_alignprune.trainer_access.errors import OWNER, refusal
@@ -25,8 +26,12 @@ from lightning_alignprune.trainer_access.ranks import RankExchange
 _DEALS_OUT = (DistributedSampler, DistributedSamplerWrapper, UnrepeatedDistributedSampler)
 
 
-def check_loader(loader: object) -> DataLoader[Any]:
+def check_loader(loader: object, batches_are_known: bool = False) -> DataLoader[Any]:
     """Return the loader if its samples can be known and chosen.
+
+    Args:
+        loader: The train loader.
+        batches_are_known: Whether each batch says which samples it holds.
 
     Raises:
         MisconfigurationException: With the reason and the way out, if not.
@@ -51,11 +56,12 @@ def check_loader(loader: object) -> DataLoader[Any]:
             "batch_size=None, where each item is a batch of unknown samples",
             "Let the DataLoader batch single samples.",
         )
-    if type(loader.batch_sampler) is not BatchSampler:
+    if type(loader.batch_sampler) is not BatchSampler and not batches_are_known:
         raise refusal(
             "a plain torch BatchSampler",
             describe(loader.batch_sampler),
-            "Pass batch_size, shuffle or sampler to the DataLoader instead of batch_sampler.",
+            "Pass batch_size, shuffle or sampler to the DataLoader instead of batch_sampler, or "
+            "let the batch say which samples it holds: sample_index=.",
         )
     if not getattr(loader, "in_order", True):
         rank_zero_warn(
@@ -106,13 +112,14 @@ def sampler_for(loader: DataLoader[Any], seed: int, exchange: RankExchange) -> P
     A random sampler becomes our epoch-seeded permutation, a sequential one stays in order, a
     user's own sampler keeps drawing in its order and pruned samples are left out of what it draws.
     One that Lightning does not deal out over the ranks, such as a subclass of DistributedSampler,
-    is asked on every rank.
+    is asked on every rank. A batch sampler of the user's own keeps making the batches.
 
     Raises:
         MisconfigurationException: If the samples cannot be dealt out as a fixed partition asks.
     """
     batch_sampler = loader.batch_sampler
-    assert isinstance(batch_sampler, BatchSampler)
+    if type(batch_sampler) is not BatchSampler:
+        return _batches_of(loader, seed, exchange)
     num_replicas, rank = 1, 0
     sampler: Any = batch_sampler.sampler
     shuffle = False
@@ -147,6 +154,16 @@ def sampler_for(loader: DataLoader[Any], seed: int, exchange: RankExchange) -> P
         base=base,
         shard=shard,
     )
+
+
+def _batches_of(loader: DataLoader[Any], seed: int, exchange: RankExchange) -> PrunedBatches:
+    batch_sampler = loader.batch_sampler
+    assert batch_sampler is not None  # check_loader saw it
+    num_samples = len(loader.dataset)  # type: ignore[arg-type]
+    if not exchange.shard(num_samples).is_whole:
+        _check_dealt_out(exchange.num_ranks, exchange.num_ranks, batch_sampler)
+    fewest = exchange.fewest if exchange.num_ranks > 1 else None
+    return PrunedBatches(num_samples, batch_sampler, seed, fewest)
 
 
 class _EveryRanksDraw:
@@ -191,7 +208,14 @@ def _check_dealt_out(num_ranks: int, num_replicas: int, base: Any) -> None:
 def in_index_order(loader: DataLoader[Any]) -> DataLoader[Any]:
     """Return a copy of a train loader that goes once through all samples in index order."""
     order = SequentialSampler(loader.dataset)  # type: ignore[arg-type]
-    return access.with_batches(loader, list(BatchSampler(order, loader.batch_size or 1, False)))
+    return access.with_batches(loader, list(BatchSampler(order, batch_size_of(loader), False)))
+
+
+def batch_size_of(loader: DataLoader[Any]) -> int:
+    """Return the batch size of a train loader; its first batch's if a batch sampler decides."""
+    if isinstance(loader.sampler, PrunedBatches):
+        return len(loader.sampler.batch_indices(0))
+    return loader.batch_size or 1
 
 
 def shard_batches(loader: Any, num_replicas: int, rank: int) -> tuple[Any, int | None]:

@@ -10,6 +10,7 @@ from lightning.pytorch import Trainer
 from lightning.pytorch.utilities.rank_zero import rank_zero_warn
 from torch import Tensor
 
+from lightning_alignprune.state.row_means import RowMeans
 from lightning_alignprune.state.sampler import PrunedSampler
 from lightning_alignprune.state.shard import Shard
 from lightning_alignprune.trainer_access.errors import OWNER, refusal
@@ -86,6 +87,17 @@ class RankExchange:
             parts = [every[rank, :count] for rank, count in enumerate(each)]
             joined.append(torch.cat(parts).to(values.device))
         return joined
+
+    def fewest(self, count: int) -> int:
+        """Return the smallest count of any rank: two collectives, none with one process."""
+        (counts,) = self.concatenated(torch.tensor([count]))
+        return int(counts.min())
+
+    def row_means(self, means: RowMeans) -> RowMeans:
+        """Return the rows of all ranks where there are new ones: two collectives."""
+        if self.num_ranks == 1 or self._is_fixed or not self.has_news:
+            return means
+        return means.merged(self.all_reduce)
 
     def from_rank_zero(self, value: Any) -> Any:
         """Return rank 0's value, an object that can be pickled, on every rank."""

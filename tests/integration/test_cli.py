@@ -122,6 +122,13 @@ def test_names_without_arguments_and_nested_settings_are_accepted() -> None:
     assert (callback.schedule.start_epoch, callback.schedule.finish) == (3, "selected")
 
 
+@pytest.mark.parametrize(("word", "key"), [("index", "index"), ("2", 2), ("-1", -1)])
+def test_a_key_or_a_position_of_the_samples_indices(word, key):
+    callback = pruner(cli(*QUIET, "--pruning.score=loss", f"--pruning.sample_index={word}"))
+    assert callback.sample_index == key
+    assert type(callback.sample_index) is type(key)
+
+
 def test_the_robust_preset_by_its_word():
     made = cli("fit", *QUIET, "--pruning=robust", "--trainer.max_epochs=8", run=True)
     callback = made.trainer.callbacks[0]

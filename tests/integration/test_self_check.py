@@ -465,3 +465,42 @@ def test_it_takes_a_bool():
     with pytest.raises(TypeError, match="self_check"):
         DynamicPruningCallback(self_check="no")
     assert partial(DynamicPruningCallback.infobatch, self_check=False)().self_check is False
+
+
+# ---- with the samples named by the batch --------------------------------------------------
+
+
+class Indexed(Dataset):
+    def __init__(self):
+        self.data = make_data(64)
+
+    def __len__(self):
+        return 64
+
+    def __getitem__(self, index):
+        return *self.data[index], index
+
+
+class OfThree(TinyModule):
+    def training_step(self, batch, batch_idx):
+        return super().training_step(batch[:2], batch_idx)
+
+
+def sorted_crops(items):
+    items = sorted(items, key=lambda item: float(item[0][0]))
+    return default_collate([*items, *((0.5 * x, y, index) for x, y, index in items)])
+
+
+def test_a_batch_that_names_its_samples_may_be_in_any_order():
+    loader = DataLoader(Indexed(), B, collate_fn=sorted_crops)
+    callback = fit(OfThree(), loader=loader, sample_index=2)
+    assert not callback.trajectories.rows[0].isnan().any()
+
+
+def test_indices_that_name_other_samples_are_refused():
+    def mislabelling(items):  # only the samples are sorted
+        x, y, _ = sorted_crops(items)
+        return x, y, torch.tensor([index for *_, index in items] * 2)
+
+    with pytest.raises(REFUSED, match="row i of a loss"):
+        fit(OfThree(), loader=DataLoader(Indexed(), B, collate_fn=mislabelling), sample_index=2)
