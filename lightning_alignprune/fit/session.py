@@ -35,6 +35,11 @@ from lightning_alignprune.state.shard import Shard
 from lightning_alignprune.trainer_access import internals as access
 from lightning_alignprune.trainer_access.batch_items import TrainItems
 from lightning_alignprune.trainer_access.dataset_labels import labels_of
+from lightning_alignprune.trainer_access.dataset_places import (
+    check_same_on_ranks,
+    check_same_places,
+    hash_of_places,
+)
 from lightning_alignprune.trainer_access.errors import OWNER
 from lightning_alignprune.trainer_access.loaders import (
     check_installed,
@@ -110,6 +115,7 @@ class FitSession:
         self._holds_length = self._is_wired = False
         self._extra: dict[str, Any] = {}
         self._rng_before: dict[str, Any] | None = None
+        self._places: str | None = None
         self.pruner: Pruner | None = None
         self.sampler: PrunedSampler | None = None
         self._of_trainer: Callable[[], Trainer | None] = weakref.ref(trainer)
@@ -135,13 +141,17 @@ class FitSession:
         if before is None or before.pruner is None or before._of_trainer() is not trainer:
             return
         if before.pruner.continues(access.epochs_processed(trainer)):
-            self.pruner = before.pruner
+            self.pruner, self._places = before.pruner, before._places
 
     # ---- the loader -------------------------------------------------------------------------
 
     def _take_loader(self, dataloader: object) -> object:
         loader = check_loader(dataloader, self._callback.sample_index is not None)
-        check_length(loader, None if self.pruner is None else self.pruner.shard.num_samples)
+        places = hash_of_places(loader.dataset)
+        if self.pruner is not None:
+            check_length(loader, self.pruner.shard.num_samples)
+            check_same_places(places, self._places, "in the epochs before")
+        self._places = places
         self.sampler = sampler_for(loader, self._seed, self._fit.exchange)
         installed = access.with_sampler(loader, self.sampler, self._generator)
         if self._callback.self_check and not self._recorder.is_manual:
@@ -174,6 +184,8 @@ class FitSession:
         access.refresh_epoch_length(trainer)
         if self.sampler.has_fallen_back:  # seen from what a user's sampler draws
             decision.fall_back()
+            values = decision.metrics(self.pruner.shard)
+            access.correct_logged(trainer, {f"pruning/{k}": v for k, v in values.items()})
         if self._holds_length:
             access.hold_finished_epoch_length(trainer)
 
@@ -189,6 +201,7 @@ class FitSession:
         loader = check_installed(access.train_loaders(trainer), self.sampler)
         sampler = self.sampler
         assert sampler is not None  # check_installed saw it
+        check_same_on_ranks(self._places, exchange)
         if self._reference is not None:
             self._reference.prepare(loader)
         self._full_batches = trainer.num_training_batches
@@ -271,6 +284,7 @@ class FitSession:
             pruner.load_state_dict(state)
         except ValueError as error:
             raise MisconfigurationException(f"{OWNER}: {error}") from None
+        check_same_places(self._places, state.get("places"), "when the checkpoint was written")
         means = pruner.trajectories.row_means
         if means is not None and pruner.shard.is_whole and self._fit.exchange.rank > 0:
             means.clear()  # they are of all ranks: the first one goes on from them
@@ -435,6 +449,7 @@ class FitSession:
     def _extra_state(self) -> dict[str, Any]:
         return {
             **self._fit.exchange.layout(),
+            "places": self._places,
             "reference": None if self._reference is None else self._reference.state_dict(),
             "lr": None if self._lr is None else self._lr.state_dict(),
             "rng": self._rng_states(),

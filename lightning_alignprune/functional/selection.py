@@ -12,11 +12,12 @@ from torch import Tensor
 
 from lightning_alignprune._checks import check_choice, check_float
 from lightning_alignprune.functional._ordering import kth_smallest, ordered_keys
-from lightning_alignprune.functional.draws import sample_keys
+from lightning_alignprune.functional.draws import sample_keys, uniform
 
 AllReduce = Callable[[Tensor], Tensor]
 Rescale = Literal["expectation", "none"]
 RESCALES: tuple[Rescale, ...] = get_args(Rescale)
+_COIN_STREAM = 2
 
 
 class Selection(NamedTuple):
@@ -151,10 +152,12 @@ def infobatch_selection(
     """Drop a random share of the samples whose score is below the mean score (InfoBatch).
 
     ``low = {score < mean of the defined scores}``; ``floor((1 - prune_probability) * |low|)`` of
-    them stay, drawn uniformly. With ``rescale="expectation"`` each kept low sample gets the weight
-    ``|low| / |kept low|``, which makes the weighted sum over the selection an exactly unbiased
-    estimate of the sum over all samples. Samples with a NaN score are kept and left out of the
-    mean.
+    them stay, drawn uniformly. Where that is none though ``prune_probability < 1``, one of them
+    stays with probability ``(1 - prune_probability) * |low|``. With ``rescale="expectation"`` each
+    kept low sample is weighted by the inverse of its chance to stay: ``|low| / |kept low|``, or
+    ``1 / (1 - prune_probability)`` for that one. The weighted sum over the selection is then an
+    exactly unbiased estimate of the sum over all samples. Samples with a NaN score are kept and
+    left out of the mean.
 
     Args:
         scores: Shape (N,). High means keep; NaN means undefined.
@@ -192,12 +195,21 @@ def infobatch_selection(
     low = scores < (total / count if count else float("nan"))
     num_low_here = low.sum()
     num_low = int(all_reduce(num_low_here) if all_reduce else num_low_here)
+    expected = (1.0 - prune_probability) * num_low
     # (1 - 0.9) * 10 is 0.999... in binary; the user's 10 % of 10 is 1.
-    num_stay = int((1.0 - prune_probability) * num_low + 1e-9)
+    num_stay = int(expected + 1e-9)
+    weight = num_low / max(num_stay, 1)
+    if num_stay == 0 < expected:  # none would ever train, which no weight makes up for
+        num_stay, weight = int(_coin(seed, epoch) < expected), 1.0 / (1.0 - prune_probability)
     stay = draw_fixed_count(low, num_stay, indices, seed, epoch, all_reduce=all_reduce)
     kept = stay | ~low
-    if rescale == "none" or num_stay in (0, num_low):
+    if rescale == "none" or num_stay == 0 or weight == 1.0:
         return Selection(kept)
     weights = torch.ones(scores.shape, device=scores.device)
-    weights[stay] = num_low / num_stay
+    weights[stay] = weight
     return Selection(kept, weights)
+
+
+def _coin(seed: int, epoch: int) -> float:
+    """Draw one number in [0, 1) for an epoch, the same on every rank."""
+    return uniform(torch.zeros(1, dtype=torch.int64), seed, epoch, _COIN_STREAM).item()

@@ -24,7 +24,8 @@ class InfoBatch(Policy):
             It comes back by the next draw with probability 1 - r; with 1.0 it stays out for as
             long as its score stays low. 0.5 in the paper, 0.75 for very large sets.
         rescale: ``"expectation"`` weights kept low samples by ``|low| / |kept low|``, so that the
-            expected gradient is that of the full set, *wrong labels included*. ``"none"`` weights
+            expected gradient is that of the full set, *wrong labels included*; where ``|low|`` is
+            too small for one to be kept in each epoch, by ``1 / (1 - r)``. ``"none"`` weights
             nothing: what is dropped is really gone.
         keep_floor: Smallest share of low samples that is kept, in [0, 1]. The public code has 0.1.
 

@@ -234,6 +234,23 @@ def forget_unfinished_last_batch(trainer: Trainer) -> None:
         trainer.fit_loop.epoch_loop.batch_progress.is_last_batch = False
 
 
+def correct_logged(trainer: Trainer, values: dict[str, Any]) -> None:
+    """Put values in the place of those logged at the end of the epoch before.
+
+    ``log`` takes none between two epochs. A logger gets them as a later entry of the same step.
+    """
+    connector = trainer._logger_connector
+    new = {name: torch.as_tensor(value) for name, value in values.items()}
+    for known in (connector._callback_metrics, connector._logged_metrics):
+        known.update(new)
+    shown = connector._progress_bar_metrics
+    shown.update({name: float(value) for name, value in new.items() if name in shown})
+    scalars = {name: float(value) for name, value in new.items()}
+    step = trainer.fit_loop.epoch_loop._batches_that_stepped
+    for logger in trainer.loggers:
+        logger.log_metrics({**scalars, "epoch": epochs_processed(trainer) - 1}, step=step)
+
+
 def hold_finished_epoch_length(trainer: Trainer) -> None:
     """Let the loop, which looks at the *next* epoch's length, see that the saved one is over."""
     trainer.fit_loop.max_batches = trainer.fit_loop.epoch_loop.batch_progress.current.ready

@@ -73,10 +73,10 @@ def check_loader(loader: object, batches_are_known: bool = False) -> DataLoader[
     return loader
 
 
-def check_length(loader: DataLoader[Any], num_samples: int | None) -> None:
-    """Raise a ``MisconfigurationException`` if the set changed its length since the last fit."""
+def check_length(loader: DataLoader[Any], num_samples: int) -> None:
+    """Raise a ``MisconfigurationException`` if the set has another length than it had."""
     length = len(loader.dataset)  # type: ignore[arg-type]
-    if num_samples is not None and length != num_samples:
+    if length != num_samples:
         raise refusal(
             f"the training set to keep its {num_samples} samples",
             str(length),

@@ -1,10 +1,13 @@
 """Epochs too small for a batch: padded as in Lightning, or the whole decision is taken back."""
 
+import csv
 from functools import partial
+from pathlib import Path
 
 import lightning.pytorch as pl
 import pytest
 import torch
+from lightning.pytorch.loggers import CSVLogger
 from torch.utils.data import DataLoader, SubsetRandomSampler
 
 from lightning_alignprune import DynamicPruningCallback, InfoBatch, PruningSchedule, Selection
@@ -64,6 +67,35 @@ def test_kept_samples_that_a_users_sampler_does_not_draw_take_the_weights_back()
     assert watch.sizes == {0: [4, 4, 2], 1: [4, 4, 2], 2: [4, 4, 2]}
     assert watch.weights == [None] * 9
     assert callback.decision.selection is None
+
+
+def test_what_a_users_sampler_takes_back_is_logged_as_such(tmp_path):
+    loader = DataLoader(make_data(20), 4, sampler=SubsetRandomSampler(range(10, 20)))
+    callback = DynamicPruningCallback("loss", KeepsFew(), schedule=PruningSchedule(1, 1.0))
+    watch, logger = AtEpochStart(), CSVLogger(tmp_path)
+    trainer = make_trainer(callback, watch, max_epochs=3, logger=logger, enable_progress_bar=True)
+    with pytest.warns(UserWarning, match="nothing kept would be drawn"):
+        trainer.fit(TinyModule(), loader)
+    assert watch.seen == [{}, *[{"kept_fraction": 1.0, "num_kept": 20.0}] * 2]
+    assert watch.shown == [None, 1.0, 1.0]
+    rows = csv.DictReader((Path(logger.log_dir) / "metrics.csv").read_text().splitlines())
+    by_epoch = {row["epoch"]: row for row in rows if row["pruning/kept_fraction"]}
+    assert [float(by_epoch[e]["pruning/kept_fraction"]) for e in "01"] == [1.0] * 2
+
+
+class AtEpochStart(pl.Callback):
+    """What the values say that the epoch trains on."""
+
+    def __init__(self):
+        self.seen, self.shown = [], []
+
+    def on_train_epoch_start(self, trainer, pl_module):
+        names = ("kept_fraction", "num_kept")
+        values = {name: trainer.callback_metrics.get(f"pruning/{name}") for name in names}
+        self.seen.append(
+            {name: float(value) for name, value in values.items() if value is not None}
+        )
+        self.shown.append(trainer.progress_bar_metrics.get("pruning/kept_fraction"))
 
 
 def plain(share):

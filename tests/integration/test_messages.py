@@ -1,8 +1,8 @@
 """Refusals name the cause, and what they advise works."""
 
+import re
+
 import pytest
-import pytorch_lightning
-import torch
 import torch.nn.functional as F
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from torch.utils.data import DataLoader, Dataset, Subset, default_collate
@@ -33,30 +33,44 @@ def test_a_step_that_takes_the_iterator_is_refused_before_the_first(train_loader
     ):
         fit(module, train_loader(), DynamicPruningCallback("loss"))
     assert module.num_steps == 0
+    fit(TinyModule(), train_loader(), DynamicPruningCallback("loss"))  # takes the batch
 
 
-class OfAnotherPackage(pytorch_lightning.LightningModule):
+PROGRAM = """
+import pytorch_lightning as pl
+import torch
+from torch.nn.functional import cross_entropy
+
+class Module(pl.LightningModule):
     def __init__(self):
         super().__init__()
         self.net = torch.nn.Linear(6, 3)
 
     def training_step(self, batch, batch_idx):
-        return F.cross_entropy(self.net(batch[0]), batch[1])
+        return cross_entropy(self.net(batch[0]), batch[1])
 
     def configure_optimizers(self):
         return torch.optim.SGD(self.parameters(), lr=0.1)
 
+quiet = {"logger": False, "enable_checkpointing": False, "enable_progress_bar": False}
+trainer = pl.Trainer(accelerator="cpu", max_epochs=1, callbacks=[callback], **quiet)
+trainer.fit(Module(), loader)
+"""
 
-def test_a_trainer_of_the_other_package_is_named(train_loader):
-    trainer = pytorch_lightning.Trainer(
-        accelerator="cpu",
-        max_epochs=1,
-        logger=False,
-        enable_checkpointing=False,
-        callbacks=[DynamicPruningCallback("loss")],
-    )
-    with pytest.raises(MisconfigurationException, match=r"got one of pytorch_lightning, whose"):
-        trainer.fit(OfAnotherPackage(), train_loader())
+
+def test_a_trainer_of_the_other_package_is_named_and_the_way_out_works(train_loader):
+    pytest.importorskip("pytorch_lightning")
+    callback = DynamicPruningCallback("loss")
+    names = {"callback": callback, "loader": train_loader()}
+    with pytest.raises(
+        MisconfigurationException, match=r"got one of pytorch_lightning, whose"
+    ) as refused:
+        exec(PROGRAM, dict(names))
+    written, said = re.search(r"Write `(.*)` wherever it says `(.*)`", str(refused.value)).groups()
+    cured = re.sub(f"^{said}.*$", written, PROGRAM, flags=re.MULTILINE)
+    assert cured != PROGRAM
+    exec(cured, dict(names))
+    assert callback.trajectories.epochs == [0]
 
 
 class Manual(TinyModule):

@@ -2,10 +2,12 @@
 
 import lightning.pytorch as pl
 import pytest
+import torch
 from lightning.pytorch.callbacks import OnExceptionCheckpoint
 from torch.utils.data import DataLoader
 
-from tests.conftest import make_data
+from lightning_alignprune import DynamicPruningCallback, InfoBatch
+from tests.conftest import TinyModule, make_data, make_trainer
 from tests.integration import test_resume
 
 pytestmark = test_resume.pytestmark
@@ -76,3 +78,41 @@ def test_an_exception_in_the_last_batch(tmp_path):
     with pytest.raises(RuntimeError, match="preempted"):
         run(loader, None, Raises(last), keeper, **kwargs)
     test_resume.same_run(whole, run(loader, None, ckpt_path=tmp_path / "stopped.ckpt", **kwargs))
+
+
+class SavesAfterItsStep(TinyModule):
+    """Counts the optimizer's steps and the forward passes; may save between a step and its end."""
+
+    def __init__(self, path=None, batch=None):
+        super().__init__(batch_norm=True)
+        self.path, self.batch = path, batch
+
+    def configure_optimizers(self):
+        return torch.optim.Adam(self.parameters())
+
+    def optimizer_step(self, epoch, batch_idx, optimizer, optimizer_closure=None):
+        super().optimizer_step(epoch, batch_idx, optimizer, optimizer_closure)
+        if (epoch, batch_idx) == (EPOCH, self.batch):
+            self.trainer.save_checkpoint(self.path)
+
+    def counts(self):
+        adam = self.optimizers().optimizer.state[self.net[0].weight]
+        return int(adam["step"]), int(self.net[1].num_batches_tracked)
+
+
+@pytest.mark.parametrize("is_with_us", [False, True], ids=["plain", "pruned"])
+@pytest.mark.parametrize("moment", ["on_after_backward", "after the step"])
+def test_what_a_batch_had_changed_by_then_is_changed_twice_as_in_lightning(
+    tmp_path, moment, is_with_us
+):
+    """Lightning counts a batch when it is over, and makes it again: not exact, and not ours."""
+    path, counts = tmp_path / "saved.ckpt", []
+    is_after = moment == "after the step"
+    for ckpt_path in (None, path):
+        module = SavesAfterItsStep(path, 2 if is_after and ckpt_path is None else None)
+        extra = [] if is_after or ckpt_path else [SavesAt(moment, 3, path)]
+        ours = [DynamicPruningCallback("loss", InfoBatch(0.0))] if is_with_us else []
+        trainer = make_trainer(*ours, *extra, max_epochs=3)
+        trainer.fit(module, DataLoader(make_data(40), 8, shuffle=True), ckpt_path=ckpt_path)
+        counts.append(module.counts())
+    assert counts == [(15, 15), (15 + is_after, 16)]

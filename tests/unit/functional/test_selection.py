@@ -46,6 +46,22 @@ def test_infobatch_is_unbiased_over_many_draws():
     assert error < 0.02
 
 
+@pytest.mark.parametrize(("num_low", "r"), [(1, 0.5), (2, 0.75), (3, 0.9)])
+def test_infobatch_is_unbiased_where_less_than_one_low_sample_is_to_stay(num_low, r):
+    scores, num_seeds = torch.tensor([0.0] * num_low + [9.0]), 4_000
+    times = torch.zeros(num_low)
+    for seed in range(num_seeds):
+        kept, weights = infobatch_selection(scores, r, torch.arange(num_low + 1), seed, 1)
+        assert kept[-1]
+        times += kept[:-1]
+        if kept[:-1].any():
+            assert weights[kept].tolist() == pytest.approx([1 / (1 - r), 1.0])
+        else:
+            assert weights is None
+    margin = 4 * (num_seeds * r * (1 - r)) ** 0.5
+    assert float((times - num_seeds * (1 - r)).abs().max()) < margin
+
+
 def test_infobatch_keeps_undefined_scores_with_weight_one():
     kept, weights = infobatch([NAN, 0.0, 0.1, 5.0, NAN])
     assert kept[[0, 3, 4]].all()
@@ -71,14 +87,18 @@ def test_no_rescale_no_weights():
     assert infobatch([0.0, 0.0, 0.0, 9.0], rescale="none").weights is None
 
 
-@given(st.lists(st.sampled_from([0.0, 1.0, 2.5, NAN]), min_size=3, max_size=40), st.integers(0, 9))
+@given(
+    st.lists(st.sampled_from([0.0, 1.0, 2.5, NAN]), min_size=3, max_size=40),
+    st.integers(0, 9),
+    st.sampled_from([0.5, 0.9]),
+)
 @settings(max_examples=60)
-def test_infobatch_of_shares_is_that_of_the_whole(scores, epoch):
+def test_infobatch_of_shares_is_that_of_the_whole(scores, epoch, r):
     scores, indices = torch.tensor(scores), torch.arange(len(scores))
-    whole = infobatch_selection(scores, 0.5, indices, 0, epoch)
+    whole = infobatch_selection(scores, r, indices, 0, epoch)
     kept = in_two_shards(
         lambda part, reduce: (
-            infobatch_selection(scores[part], 0.5, indices[part], 0, epoch, all_reduce=reduce).kept
+            infobatch_selection(scores[part], r, indices[part], 0, epoch, all_reduce=reduce).kept
         ),
         len(scores),
     )
