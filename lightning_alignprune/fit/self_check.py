@@ -4,27 +4,27 @@ Legend: ``B`` samples of a batch.
 """
 
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from contextlib import AbstractContextManager
+from typing import Any
 
 import torch
 from lightning.pytorch.strategies import ModelParallelStrategy
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.utilities.rank_zero import rank_zero_debug
-from lightning.pytorch.utilities.seed import isolate_rng
 from torch import Tensor
 
 from lightning_alignprune.fit.batch_indices import BatchIndices
-from lightning_alignprune.fit.rng_state import are_same, collect_rng_states
-from lightning_alignprune.functional.row_order import changed_places, follow_samples
-from lightning_alignprune.tap.loss_tap import LossTap
+from lightning_alignprune.fit.untrained_pass import (
+    UntrainedPass,
+    UntrainedPasses,
+    untrained_passes,
+)
+from lightning_alignprune.functional.row_order import changed_places
 from lightning_alignprune.tap.tapped_step import TappedCall, TappedStep
 from lightning_alignprune.tap.untapped import untapped_form, untapped_part
-from lightning_alignprune.trainer_access import internals as access
-from lightning_alignprune.trainer_access.batch_items import TrainItems, fresh, keeps_order
+from lightning_alignprune.trainer_access.batch_items import TrainItems, keeps_order, widths
 from lightning_alignprune.trainer_access.errors import OWNER, refusal
 from lightning_alignprune.trainer_access.running_fit import RunningFit
-from lightning_alignprune.trainer_access.snapshot import Snapshot
-from lightning_alignprune.trainer_access.traceless import probing, put_back_between
 
 # Of the loss: as exact as a step in bfloat16 is.
 _NEGLIGIBLE = 0.01
@@ -38,62 +38,14 @@ _BY_HAND = (
 )
 
 
-class _Pass(NamedTuple):
-    """What a step showed on a batch that is not trained.
-
-    Attributes:
-        items: What the batch was made of.
-        raw: What ``collate_fn`` made of the items.
-        indices: Shape (R,), the samples of the rows, on the CPU, where the batch tells them.
-        losses: Name and losses, shape (B,), on the CPU, of each call that feeds the loss.
-        precision: Machine epsilon of what they were computed in.
-        form: The operations by which the loss reaches parameters past the tapped losses.
-        rest: What of the loss was not tapped; None where the graph does not tell.
-        scale: What is compared with ``rest``.
-        is_mixed: Whether ``collate_fn`` drew random numbers.
-        is_random: Whether it or the step did.
-    """
-
-    items: list[Any]
-    raw: Any
-    indices: Tensor | None
-    losses: list[tuple[str, Tensor]]
-    precision: float
-    form: tuple[str, ...]
-    rest: float | None
-    scale: float
-    is_mixed: bool
-    is_random: bool
-
-    def follow(self, after: "_Pass", order: Tensor) -> dict[str, bool | None]:
-        """Say of each call whether its losses went with the samples; None where nobody can tell."""
-        verdicts: dict[str, bool | None] = {}
-        pairs: Any = zip(self.losses, after.losses, strict=True)
-        if self.indices is not None and after.indices is not None:
-            # The batch says itself where its samples are.
-            order = torch.arange(len(torch.unique(self.indices)))
-            pairs = [
-                ((name, _by_sample(losses, self.indices)), (name, _by_sample(moved, after.indices)))
-                for (name, losses), (_, moved) in pairs
-            ]
-        for number, ((name, losses), (_, moved)) in enumerate(pairs, start=1):
-            verdict = follow_samples(losses, moved, order, self.precision)
-            if verdict is False and self.is_random:
-                # Other numbers were drawn for it; what stays in its place is wrong all the same.
-                same_place = torch.arange(len(order))
-                stays = follow_samples(losses, moved, same_place, self.precision)
-                verdict = False if stays else None
-            verdicts[f"{name} (call {number})" if len(self.losses) > 1 else name] = verdict
-        return verdicts
-
-
 class SelfCheck:
-    """Before anything is trained, run the step on a batch twice: as it is, and in another order.
+    """Before anything is trained, run the step on a batch, and on a part of it in another order.
 
     What it compares:
 
     * The order. ``collate_fn`` keeps the order of its items.
-    * The rows. The losses that were seen go with the samples when these change places.
+    * The rows. The losses that were seen go with the samples when these change places, whoever
+      else is in the batch. A ``sample_loss`` of the user's own may depend on others.
     * The value. What was seen, with its coefficients, adds up to the loss that the step returned,
       up to terms that are the same for any samples, such as a penalty on the weights.
 
@@ -115,7 +67,7 @@ class SelfCheck:
     ) -> None:
         self._fit, self._items, self._where = fit, items, where
         self._is_due = True
-        self._probed: _Pass | None = None
+        self._probed: UntrainedPass | None = None
         self._known_form: tuple[str, ...] | None = None
         self._few: list[Any] | None = None
         items.want()
@@ -193,7 +145,7 @@ class SelfCheck:
             self._known_form = form
 
     def _compare_passes(
-        self, loss: Tensor, probed: _Pass, step: TappedStep, args: Sequence[Any]
+        self, loss: Tensor, probed: UntrainedPass, step: TappedStep, args: Sequence[Any]
     ) -> None:
         """Do what :meth:`after_step` does for a compiled step, which shows no graph of its own.
 
@@ -201,105 +153,77 @@ class SelfCheck:
         """
         if probed.rest is None or not probed.form or abs(probed.rest) <= _NEGLIGIBLE * probed.scale:
             return
-        few = (probed.items[: -(-len(probed.items) // 4)] * 4)[: len(probed.items)]
-        (other,) = self._passes([few], args, is_eval=True)
-        if other.rest is not None and abs(other.rest - probed.rest) > _last_digits(
-            loss, other.scale
-        ):
+        size = len(probed.items)
+        with self._passes(args) as passes:
+            other = passes.run((probed.items[: -(-size // 4)] * 4)[:size])
+        digits = _last_digits(loss, other.scale)
+        if other.rest is not None and abs(other.rest - probed.rest) > digits:
             raise _untapped(loss.item(), probed.rest, step.calls)
+
+    def _passes(
+        self, args: Sequence[Any], is_eval: bool = True
+    ) -> AbstractContextManager[UntrainedPasses]:
+        return untrained_passes(self._fit, self._items.collate_fn, self._where, args, is_eval)
 
     def _probe(self, items: list[Any], args: Sequence[Any]) -> MisconfigurationException | None:
         if isinstance(self._fit.trainer.strategy, ModelParallelStrategy):
             _debug("sharded parameters take part in real passes only")
             return None
-        order = changed_places(len(items))
-        both = [items, [items[i] for i in order.tolist()]]
         try:
-            before, after = self._passes(both, args, is_eval=True)
+            before, after, order = self._before_and_after(items, args, is_eval=True)
         except Exception as error:  # a detector, say, has losses in train mode only
             _debug(f"the step fails in eval mode ({error!r}), so train mode it is")
-            before, after = self._passes(both, args, is_eval=False)
+            before, after, order = self._before_and_after(items, args, is_eval=False)
         self._probed = before
-        if len(before.losses) != len(after.losses):
+        if before.names != after.names:
             _debug("the step calls other losses for the same samples")
             return None
         follow = before.follow(after, order)
         is_told = self._where is not None or before.is_mixed or any(follow.values())
-        if not is_told and keeps_order(before.raw, after.raw, order) is False:
+        if not is_told and keeps_order(before.raw, after.raw, len(items), order) is False:
             return _reordered()
         if None in follow.values():
             _debug("losses that are all alike, or random numbers in the step")
         wrong = [name for name, verdict in follow.items() if verdict is False]
         return _rows_of_others(wrong, len(items)) if wrong else None
 
-    def _passes(self, batches: list[list[Any]], args: Sequence[Any], is_eval: bool) -> list[_Pass]:
-        trainer, module, _ = self._fit
-        collate_fn, found = self._items.collate_fn, []
-        # Compiled code runs as it was written: for eval mode it would be compiled once more.
-        with (
-            torch.compiler.set_stance("force_eager"),
-            probing(trainer, module, is_eval, collate_fn) as snapshot,
-        ):
-            for items in batches:
-                with isolate_rng():  # the same numbers in both passes
-                    drawn = _Draws(snapshot)
-                    raw = collate_fn(fresh(items))
-                    is_mixed = drawn.any()
-                    batch = access.to_device(trainer, module, access.as_train_batch(trainer, raw))
-                    indices = None if self._where is None else self._where.read(batch).cpu()
-                    num_rows = len(items) if indices is None else len(indices)
-                    step = self._run(batch, num_rows, args)
-                    shown = _shown(step)
-                    found.append(_Pass(items, raw, indices, *shown, is_mixed, drawn.any()))
-                    del step  # its graph, before the next one is made
-                put_back_between(snapshot, module)
-        return found
+    def _before_and_after(
+        self, items: list[Any], args: Sequence[Any], is_eval: bool
+    ) -> tuple[UntrainedPass, UntrainedPass, Tensor]:
+        """Run the step on the items and on a part of them in another order.
 
-    def _run(self, batch: Any, num_rows: int, args: Sequence[Any]) -> TappedStep:
-        module = self._fit.module
-        tap = LossTap(torch.arange(num_rows, device=module.device))
-        with tap:
-            returned = module.training_step(batch, *args[1:])
-        loss, own = returned, None
-        if isinstance(returned, dict):
-            loss, own = returned.get("loss"), returned.get("sample_loss")
-        return TappedStep(num_rows, loss if isinstance(loss, Tensor) else None, tap.calls, own)
+        On all of them where other samples may have a say: in train mode, in the user's own losses,
+        or where the step does not run on a part.
+        """
+        everything = changed_places(len(items))
+        with self._passes(args, is_eval) as passes:
+            before = passes.run(items)
+            may_be_part = is_eval and not before.is_own and len(items) >= _FEW
+            part = _part_as_wide(passes, before.raw, items, everything) if may_be_part else None
+            if part is not None:
+                try:
+                    after = passes.run([items[i] for i in part.tolist()])
+                except Exception as error:
+                    _debug(f"the step fails on a part of a batch: {error!r}")
+                else:
+                    if after.names == before.names:
+                        return before, after, part
+            return before, passes.run([items[i] for i in everything.tolist()]), everything
 
 
-def _shown(
-    step: TappedStep,
-) -> tuple[list[tuple[str, Tensor]], float, tuple[str, ...], float | None, float]:
-    """Return the fields of a `_Pass` that a step's graph tells."""
-    losses = [(call.func.__name__, call.losses.cpu()) for call in step.feeding_calls()]
-    if step.user_losses is not None:
-        losses = [("sample_loss", step.user_losses.detach().float().cpu())]
-    dtypes = [call.logits.dtype for call in step.calls if call.logits.is_floating_point()]
-    precision = max((torch.finfo(dtype).eps for dtype in dtypes), default=0.0)
-    if step.loss is None or not step.shows_graph():
-        return losses, precision, (), None, 0.0
-    form = untapped_form(step.loss, step.calls)
-    return losses, precision, form, *untapped_part(step.loss, step.calls)
-
-
-def _by_sample(losses: Tensor, indices: Tensor) -> Tensor:
-    """Return the mean loss of each sample that has rows, in the order of their indices."""
-    samples, place, counts = torch.unique(indices, return_inverse=True, return_counts=True)
-    mean: Tensor = losses.new_zeros(len(samples)).index_add_(0, place, losses) / counts
-    return mean
+def _part_as_wide(
+    passes: UntrainedPasses, raw: Any, items: list[Any], order: Tensor
+) -> Tensor | None:
+    """Return half of the items whose batch is padded as the batch of all is."""
+    half = len(order) // 2
+    for part in (order[:half], order[half:]):
+        if widths(passes.collated([items[i] for i in part.tolist()])) == widths(raw):
+            return part
+    return None
 
 
 def _last_digits(loss: Tensor, scale: float) -> float:
     return _LAST_DIGITS * torch.finfo(loss.dtype).eps * scale
-
-
-class _Draws:
-    """Tell whether random numbers have been drawn since, from global generators or others."""
-
-    def __init__(self, snapshot: Snapshot) -> None:
-        self._snapshot, self._before = snapshot, collect_rng_states()
-
-    def any(self) -> bool:
-        return self._snapshot.has_drawn() or not are_same(self._before, collect_rng_states())
 
 
 def _debug(reason: str) -> None:
@@ -318,8 +242,9 @@ def _reordered() -> MisconfigurationException:
 
 def _rows_of_others(names: list[str], num_samples: int) -> MisconfigurationException:
     return refusal(
-        f"row i of a loss with {num_samples} rows to be sample i's",
-        f"losses of {', '.join(names)} that do not change places when the samples do",
+        f"row i of a loss with {num_samples} rows to be sample i's alone",
+        f"losses of {', '.join(names)} that change when other samples are in the batch, or do not "
+        "change places with the samples",
         f"{_BY_HAND}; self_check=False trains without this check.",
     )
 

@@ -122,24 +122,31 @@ def _as_they_are(items: list[Any]) -> list[Any]:
     return items
 
 
-def keeps_order(batch: Any, moved: Any, order: Tensor) -> bool | None:
-    """Say whether a batch of the same items in another order has its rows in that order.
+def keeps_order(batch: Any, moved: Any, num_items: int, order: Tensor) -> bool | None:
+    """Say whether a batch of some of the same items in another order has its rows in that order.
 
     Args:
         batch: What ``collate_fn`` made of the items.
-        moved: What it made of them in another order.
-        order: Shape (B,), int64: item ``order[i]`` came i-th.
+        moved: What it made of them, or of a part, in another order.
+        num_items: B.
+        order: Shape (B',), int64: item ``order[i]`` came i-th.
 
     Returns:
         None where no tensor has B rows that differ.
     """
     verdicts = []
     for rows, moved_rows in zip(_tensors(batch), _tensors(moved), strict=False):
-        if len(rows) != len(order) or torch.equal(rows[order], rows):
+        if len(rows) != num_items or len(moved_rows) != len(order):
             continue
-        is_alike = rows.shape == moved_rows.shape and torch.equal(rows[order], moved_rows)
-        verdicts.append(is_alike)
+        expected = rows[order]
+        if expected.shape == moved_rows.shape and not torch.equal(rows[: len(order)], expected):
+            verdicts.append(torch.equal(expected, moved_rows))
     return any(verdicts) if verdicts else None
+
+
+def widths(batch: Any) -> list[torch.Size]:
+    """Return the shapes of a batch's tensors without their first dimension."""
+    return [tensor.shape[1:] for tensor in _tensors(batch)]
 
 
 def _tensors(batch: Any) -> list[Tensor]:

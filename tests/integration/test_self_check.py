@@ -96,9 +96,6 @@ SEEN = {
     "a term of a thousandth": lambda m, x, y: (
         F.cross_entropy(m.net(x), y) + 1e-3 * m.net(x).softmax(1).mean(0).square().sum()
     ),
-    "the batch as negatives": lambda m, x, y: F.cross_entropy(
-        m.net(x) @ m.net(x.flip(1)).T, torch.arange(len(x))
-    ),
     "two passes with dropout": lambda m, x, y: (
         F.cross_entropy(m.net(x), y)
         + F.kl_div(m.net(x).log_softmax(1), m.net(x).softmax(1), reduction="batchmean")
@@ -174,14 +171,51 @@ def anchors(m, x, y):
 def test_steps_in_time_are_not_taken_for_samples():
     x = torch.randn(64, B, 3) * torch.linspace(0.1, 3, 64)[:, None, None]
     data = torch.utils.data.TensorDataset(x, 2 * x)
-    with pytest.raises(REFUSED, match="do not change places when the samples do"):
+    with pytest.raises(REFUSED, match="do not change places with the samples"):
         fit(TimeFirst(), loader=DataLoader(data, B))
 
 
 @pytest.mark.parametrize("loss_of", [orthogonality, anchors])
 def test_rows_of_something_else_are_not_taken_for_samples(loss_of):
-    with pytest.raises(REFUSED, match=r"row i of a loss with 16 rows to be sample i's"):
+    with pytest.raises(REFUSED, match=r"row i of a loss with 16 rows to be sample i's alone"):
         fit(Step(loss_of))
+
+
+def with_the_batch_as_negatives(m, x, y):
+    return F.cross_entropy(m.net(x) @ m.net(x.flip(1)).T, torch.arange(len(x)))
+
+
+def test_losses_that_depend_on_the_other_samples_are_refused_unless_they_are_given_as_such():
+    class Given(Step):
+        def training_step(self, batch, batch_idx):
+            x, _ = batch
+            scores = self.net(x) @ self.net(x.flip(1)).T
+            losses = F.cross_entropy(scores, torch.arange(len(x)), reduction="none")
+            return {"loss": losses.mean(), "sample_loss": losses}
+
+    with pytest.raises(REFUSED, match=r"change when other samples are in the batch.*sample_loss"):
+        fit(Step(with_the_batch_as_negatives))
+    fit(Given(with_the_batch_as_negatives))
+
+
+def padded(items):
+    lengths = [1 + int(index) % 9 for *_, index in items]
+    x = torch.zeros(len(items), max(lengths), 6)
+    for row, (features, _, _), length in zip(x, items, lengths, strict=True):
+        row[:length] = features
+    return x, torch.stack([label for _, label, _ in items])
+
+
+def test_padding_without_a_mask_is_no_other_sample():
+    module = Step(lambda m, x, y: F.cross_entropy(m.net(x.mean(1)), y))
+    fit(module, loader=DataLoader(Indexed(), B, collate_fn=padded))
+
+
+def test_a_step_for_whole_batches_only_is_looked_at_with_whole_batches():
+    step = lambda m, x, y: F.cross_entropy(m.net(x.view(B, 6)), y)  # noqa: E731
+    fit(Step(step))
+    with pytest.raises(REFUSED, match="keeps the order"):
+        fit(Step(step), loader=DataLoader(make_data(64), B, collate_fn=by_first_feature))
 
 
 def test_the_term_with_wrong_rows_is_named():
