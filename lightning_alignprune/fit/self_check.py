@@ -21,15 +21,13 @@ from lightning_alignprune.fit.untrained_pass import (
 )
 from lightning_alignprune.functional.row_order import changed_places
 from lightning_alignprune.tap.tapped_step import TappedCall, TappedStep
-from lightning_alignprune.tap.untapped import untapped_form, untapped_part
+from lightning_alignprune.tap.untapped import Untapped, untapped
 from lightning_alignprune.trainer_access.batch_items import TrainItems, keeps_order, widths
 from lightning_alignprune.trainer_access.errors import OWNER, refusal
 from lightning_alignprune.trainer_access.running_fit import RunningFit
 
-# Of the loss: as exact as a step in bfloat16 is.
-_NEGLIGIBLE = 0.01
-# A sum of the same terms, taken twice, differs in its last digits.
-_LAST_DIGITS = 16
+# A sum of the same terms, taken in another order, differs by so much of itself in float32.
+_LAST_DIGITS = 1e-5
 # A batch of fewer has no half with another mean.
 _FEW = 4
 _BY_HAND = (
@@ -126,23 +124,20 @@ class SelfCheck:
             if probed is not None:
                 self._compare_passes(loss, probed, step, args)
             return
-        form = untapped_form(loss, step.calls)
-        if not form or form == self._known_form:
-            return
-        rest, scale = untapped_part(loss, step.calls)
-        if abs(rest) <= _NEGLIGIBLE * scale:
+        found, tolerance = untapped(loss, step.calls), _last_digits(loss)
+        if found.form == self._known_form or found.is_nothing(tolerance):
             return
         if probed is None:  # the loss had another form before
             self._is_due = True
             self._items.want()
-        elif probed.rest is None:
-            _debug(f"{rest:.3g} of a loss of {loss.item():.3g} may be a penalty or not")
-        elif abs(rest - probed.rest) > _last_digits(loss, scale):
-            raise _untapped(loss.item(), rest, step.calls)
+        elif probed.untapped is None:
+            _debug(f"{found.rest:.3g} of a loss of {loss.item():.3g} may be a penalty or not")
+        elif not found.is_alike(probed.untapped, tolerance):
+            raise _seen_in_part(loss, found, step.calls)
         elif self._few is not None:
             self._is_due = True  # these were the step's own samples: compare with the next ones
         else:
-            self._known_form = form
+            self._known_form = found.form
 
     def _compare_passes(
         self, loss: Tensor, probed: UntrainedPass, step: TappedStep, args: Sequence[Any]
@@ -151,14 +146,14 @@ class SelfCheck:
 
         One more pass where the loss as it was written holds something beside the tapped losses.
         """
-        if probed.rest is None or not probed.form or abs(probed.rest) <= _NEGLIGIBLE * probed.scale:
+        found, tolerance = probed.untapped, _last_digits(loss)
+        if found is None or found.is_nothing(tolerance):
             return
         size = len(probed.items)
         with self._passes(args) as passes:
-            other = passes.run((probed.items[: -(-size // 4)] * 4)[:size])
-        digits = _last_digits(loss, other.scale)
-        if other.rest is not None and abs(other.rest - probed.rest) > digits:
-            raise _untapped(loss.item(), probed.rest, step.calls)
+            other = passes.run((probed.items[: -(-size // 4)] * 4)[:size]).untapped
+        if other is not None and not found.is_alike(other, tolerance):
+            raise _seen_in_part(loss, found, step.calls)
 
     def _passes(
         self, args: Sequence[Any], is_eval: bool = True
@@ -222,8 +217,8 @@ def _part_as_wide(
     return None
 
 
-def _last_digits(loss: Tensor, scale: float) -> float:
-    return _LAST_DIGITS * torch.finfo(loss.dtype).eps * scale
+def _last_digits(loss: Tensor) -> float:
+    return max(_LAST_DIGITS, 2 * torch.finfo(loss.dtype).eps)
 
 
 def _debug(reason: str) -> None:
@@ -249,11 +244,17 @@ def _rows_of_others(names: list[str], num_samples: int) -> MisconfigurationExcep
     )
 
 
-def _untapped(loss: float, rest: float, calls: Sequence[TappedCall]) -> MisconfigurationException:
+def _seen_in_part(
+    loss: Tensor, found: Untapped, calls: Sequence[TappedCall]
+) -> MisconfigurationException:
     names = ", ".join(sorted({call.func.__name__ for call in calls})) or "no torch loss function"
+    size = f"a loss of {loss.item():.4g}"
+    got = f"{size} with {found.rest:.4g} beside {names}, computed from the samples by hand"
+    if found.is_nothing(_last_digits(loss)) or found._replace(factors=[]).is_nothing(1e-3):
+        got = f"{size} made of {names} times a factor that is computed from the samples"
     return refusal(
         "the losses that can be read to add up to the loss that training_step returns",
-        f"a loss of {loss:.4g} with {rest:.4g} beside {names}, computed from the samples by hand",
+        got,
         f"{_BY_HAND}; self_check=False records what can be read and trains.",
     )
 

@@ -16,7 +16,7 @@ from lightning_alignprune.fit.rng_state import are_same, collect_rng_states
 from lightning_alignprune.functional.row_order import follow_samples
 from lightning_alignprune.tap.loss_tap import LossTap
 from lightning_alignprune.tap.tapped_step import TappedStep
-from lightning_alignprune.tap.untapped import untapped_form, untapped_part
+from lightning_alignprune.tap.untapped import Untapped, untapped
 from lightning_alignprune.trainer_access import internals as access
 from lightning_alignprune.trainer_access.batch_items import fresh
 from lightning_alignprune.trainer_access.running_fit import RunningFit
@@ -33,9 +33,7 @@ class UntrainedPass(NamedTuple):
         indices: Shape (R,), the samples of the rows, on the CPU, where the batch tells them.
         losses: Name and losses, shape (B,), on the CPU, of each call that feeds the loss.
         precision: Machine epsilon of what they were computed in.
-        form: The operations by which the loss reaches parameters past the tapped losses.
-        rest: What of the loss was not tapped; None where the graph does not tell.
-        scale: What is compared with ``rest``.
+        untapped: What of the loss was not tapped; None where the graph does not tell.
         is_own: Whether the losses are the user's own ``sample_loss``.
         is_mixed: Whether ``collate_fn`` drew random numbers.
         is_random: Whether it or the step did.
@@ -46,9 +44,7 @@ class UntrainedPass(NamedTuple):
     indices: Tensor | None
     losses: list[tuple[str, Tensor]]
     precision: float
-    form: tuple[str, ...]
-    rest: float | None
-    scale: float
+    untapped: Untapped | None
     is_own: bool
     is_mixed: bool
     is_random: bool
@@ -164,7 +160,7 @@ def _run(fit: RunningFit, args: Sequence[Any], num_rows: int) -> TappedStep:
 
 def _shown(
     step: TappedStep,
-) -> tuple[list[tuple[str, Tensor]], float, tuple[str, ...], float | None, float, bool]:
+) -> tuple[list[tuple[str, Tensor]], float, Untapped | None, bool]:
     """Return the fields of an `UntrainedPass` from ``losses`` to ``is_own``."""
     is_own = step.user_losses is not None
     losses = [(call.func.__name__, call.losses.cpu()) for call in step.feeding_calls()]
@@ -172,10 +168,9 @@ def _shown(
         losses = [("sample_loss", step.user_losses.detach().float().cpu())]
     dtypes = [call.logits.dtype for call in step.calls if call.logits.is_floating_point()]
     precision = max((torch.finfo(dtype).eps for dtype in dtypes), default=0.0)
-    if step.loss is None or not step.shows_graph():
-        return losses, precision, (), None, 0.0, is_own
-    form = untapped_form(step.loss, step.calls)
-    return losses, precision, form, *untapped_part(step.loss, step.calls), is_own
+    is_shown = step.loss is not None and step.shows_graph()
+    rest = untapped(step.loss, step.calls) if step.loss is not None and is_shown else None
+    return losses, precision, rest, is_own
 
 
 class _Draws:

@@ -1,7 +1,7 @@
 """What does a step's loss hold beside the losses that were tapped?"""
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -39,29 +39,74 @@ def untapped_form(loss: Tensor, calls: Sequence[TappedCall]) -> tuple[str, ...]:
     return tuple(sorted(names)) if is_trained else ()
 
 
-def untapped_part(loss: Tensor, calls: Sequence[TappedCall]) -> tuple[float, float]:
-    """Return what of the loss the tapped losses, with their coefficients in it, do not add up to.
+class Untapped(NamedTuple):
+    """What of a step's loss does not come from its tapped losses alone.
+
+    Attributes:
+        form: See :func:`untapped_form`.
+        rest: What the tapped losses, with their coefficients in it, do not add up to.
+        scale: The larger of the loss and the tapped parts, in absolute value.
+        factors: Coefficients that are made of parameters or of what the network gives: of each
+            mean or sum that was tapped, in their order.
+    """
+
+    form: tuple[str, ...]
+    rest: float
+    scale: float
+    factors: list[float]
+
+    def is_nothing(self, tolerance: float) -> bool:
+        """Say whether nothing is trained beside the tapped losses that shows in the loss.
+
+        Args:
+            tolerance: Share of the loss that is its last digits.
+        """
+        return not self.factors and abs(self.rest) <= tolerance * self.scale
+
+    def is_alike(self, other: "Untapped", tolerance: float) -> bool:
+        """Say whether it is the same for other samples, such as a penalty on the weights.
+
+        Args:
+            other: What a step on other samples showed.
+            tolerance: See :meth:`is_nothing`.
+        """
+        if len(self.factors) != len(other.factors):
+            return False
+        scale = max(self.scale, other.scale)
+        pairs = [(self.rest, other.rest, scale)]
+        pairs += [(a, b, abs(a)) for a, b in zip(self.factors, other.factors, strict=True)]
+        return all(abs(a - b) <= tolerance * size for a, b, size in pairs)
+
+
+def untapped(loss: Tensor, calls: Sequence[TappedCall]) -> Untapped:
+    """Look at what of the loss does not come from the tapped losses alone.
 
     Args:
         loss: The step's loss, attached to its graph.
         calls: What was tapped in the step.
 
-    Returns:
-        The rest, and the larger of the loss and the tapped parts in absolute value. One host wait.
+    Note:
+        One host wait where there is something.
     """
-    attached = [call.output for call in calls if call.output.requires_grad]
-    found: Sequence[Tensor | None] = ()
+    form = untapped_form(loss, calls)
+    if not form:
+        return Untapped((), 0.0, 1.0, [])
+    attached = [call for call in calls if call.output.requires_grad]
+    coefficients: Sequence[Tensor | None] = ()
     if attached:
-        found = torch.autograd.grad(loss, attached, retain_graph=True, allow_unused=True)
-    parts = [
-        # what is masked may be infinite
-        torch.where(grad == 0, 0, grad.float() * output.detach().float()).sum()
-        for grad, output in zip(found, attached, strict=True)
-        if grad is not None
-    ]
+        outputs = [call.output for call in attached]
+        coefficients = torch.autograd.grad(loss, outputs, create_graph=True, allow_unused=True)
     whole = loss.detach().float()
-    zero = torch.zeros_like(whole)
-    tapped = sum(parts, start=zero)
-    size = sum((part.abs() for part in parts), start=zero)
-    rest, scale = torch.stack([whole - tapped, torch.maximum(whole.abs(), size)]).tolist()
-    return rest, scale
+    parts, factors = [whole.new_zeros(())], []
+    for call, coefficient in zip(attached, coefficients, strict=True):
+        if coefficient is None:  # a metric beside the loss
+            continue
+        part = coefficient.detach().float() * call.output.detach().float()
+        # what is masked may be infinite
+        parts.append(torch.where(coefficient.detach() == 0, 0, part).sum())
+        if not coefficient.ndim and coefficient.requires_grad and untapped_form(coefficient, calls):
+            factors.append(coefficient.detach().float())
+    tapped = torch.stack(parts)
+    scale = torch.maximum(whole.abs(), tapped.abs().sum())
+    rest, scale_value, *values = torch.stack([whole - tapped.sum(), scale, *factors]).tolist()
+    return Untapped(form, rest, scale_value, values)

@@ -71,6 +71,10 @@ HALF_SEEN = {
     "a VAE": vae,
     "VICReg": vicreg,
     "Dice and cross-entropy": dice_and_cross_entropy,
+    "a factor": lambda m, x, y: F.cross_entropy(m.net(x), y) * (1 + m.net(x).square().mean()),
+    "a term of a thousandth": lambda m, x, y: (
+        F.cross_entropy(m.net(x), y) + 1e-3 * m.net(x).square().mean()
+    ),
     "a term of other rows": lambda m, x, y: (
         F.cross_entropy(m.net(x), y) + F.mse_loss(m.net(x.repeat(2, 1)), torch.ones(2 * len(x), 3))
     ),
@@ -86,6 +90,9 @@ SEEN = {
     "a learned scale": lambda m, x, y: (
         (-m.log_scale).exp() * F.cross_entropy(m.net(x), y) + m.log_scale
     ),
+    "a divisor of the batch": lambda m, x, y: (
+        F.cross_entropy(m.net(x), y, reduction="sum") / (x > 0).sum() + 1e-3 * m.log_scale
+    ),
     "the root of a mean": lambda m, x, y: F.mse_loss(m.decoder(m.net(x)), x).sqrt(),
     "two terms": lambda m, x, y: (
         0.3 * F.cross_entropy(m.net(x), y) + 5 * F.mse_loss(m.decoder(m.net(x)), x)
@@ -93,9 +100,6 @@ SEEN = {
     "a detached factor": lambda m, x, y: (
         focal(m.net(x), y).detach() * F.cross_entropy(m.net(x), y, reduction="none")
     ).mean(),
-    "a term of a thousandth": lambda m, x, y: (
-        F.cross_entropy(m.net(x), y) + 1e-3 * m.net(x).softmax(1).mean(0).square().sum()
-    ),
     "two passes with dropout": lambda m, x, y: (
         F.cross_entropy(m.net(x), y)
         + F.kl_div(m.net(x).log_softmax(1), m.net(x).softmax(1), reduction="batchmean")
