@@ -9,12 +9,13 @@ from torch import Tensor
 from torch.utils.checkpoint import CheckpointError
 
 from lightning_alignprune.tap.loss_tap import LossTap
+from lightning_alignprune.tap.tapped_step import TappedStep
 from lightning_alignprune.trainer_access.errors import OWNER, refusal
 from lightning_alignprune.trainer_access.running_fit import RunningFit
 from lightning_alignprune.trainer_access.traceless import rehearsing
 
 
-def rehearse_weights(fit: RunningFit, indices: Tensor, args: Any, kwargs: Any) -> None:
+def rehearse_weights(fit: RunningFit, indices: Tensor, args: Any, kwargs: Any) -> bool | None:
     """Run a step forwards and backwards as it will run once samples have weights.
 
     A loss inside a non-reentrant activation checkpoint is computed again in the backward pass, out
@@ -27,6 +28,10 @@ def rehearse_weights(fit: RunningFit, indices: Tensor, args: Any, kwargs: Any) -
         args: What the step is called with.
         kwargs: Likewise.
 
+    Returns:
+        Whether the loss is made of a returned ``sample_loss``, which then carries the weights; None
+        where that could not be seen.
+
     Raises:
         MisconfigurationException: If the weighted loss has no backward pass.
 
@@ -34,16 +39,21 @@ def rehearse_weights(fit: RunningFit, indices: Tensor, args: Any, kwargs: Any) -
         One forward and one backward pass of one batch per fit.
     """
     if isinstance(fit.trainer.strategy, ModelParallelStrategy):
-        return  # its sharded parameters take part in real backward passes only
+        return None  # its sharded parameters take part in real backward passes only
     parameters = [p for p in fit.module.parameters() if p.requires_grad]
     tap = LossTap(indices, torch.ones(len(indices), device=indices.device))
     try:
         with rehearsing(fit.trainer, fit.module):
             with tap:
                 returned = fit.module.training_step(*args, **kwargs)
-            loss = returned.get("loss") if isinstance(returned, dict) else returned
+            loss, own = returned, None
+            if isinstance(returned, dict):
+                loss, own = returned.get("loss"), returned.get("sample_loss")
             if isinstance(loss, Tensor) and loss.requires_grad:
+                step = TappedStep(len(indices), loss, tap.calls, own)
+                is_made_of_own = step.is_made_of_user_losses()
                 torch.autograd.grad(loss, parameters, allow_unused=True)
+                return is_made_of_own
     except CheckpointError:
         raise refusal(
             "a loss outside of activation checkpoints, to weight it",
@@ -53,3 +63,4 @@ def rehearse_weights(fit: RunningFit, indices: Tensor, args: Any, kwargs: Any) -
         ) from None
     except Exception as error:  # whatever it is, the real step comes next and will say it
         rank_zero_debug(f"{OWNER}: the weighted step could not be rehearsed: {error!r}")
+    return None

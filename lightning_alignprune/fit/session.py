@@ -129,8 +129,8 @@ class FitSession:
         )
         self.is_running = True
 
-    def _rehearse_weights(self, indices: Tensor, args: Any, kwargs: Any) -> None:
-        rehearse_weights(self._fit, indices, args, kwargs)
+    def _rehearse_weights(self, indices: Tensor, args: Any, kwargs: Any) -> bool | None:
+        return rehearse_weights(self._fit, indices, args, kwargs)
 
     def go_on_from(self, before: "FitSession | None") -> None:
         """Take over the pruner of the fit before if this is its Trainer, which goes on.

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
+from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.utilities.rank_zero import rank_zero_warn
 from torch import Tensor
 from torch.utils._pytree import tree_leaves
@@ -44,7 +45,8 @@ class StepRecorder:
         is_manual: Whether the module optimises by hand, so that its backward pass is over when
             the step returns.
         rehearse: Called with the indices and the step's arguments before the first step if the
-            policy weighs samples; raises if the weighted step cannot work.
+            policy weighs samples; raises if the weighted step cannot work, and returns whether the
+            loss is made of a returned ``sample_loss``.
 
     Attributes:
         will_weigh: Whether weights are to come; set once the policy is known.
@@ -56,7 +58,7 @@ class StepRecorder:
         self,
         signal: Signal,
         is_manual: bool = False,
-        rehearse: Callable[[Tensor, Any, Any], None] | None = None,
+        rehearse: Callable[[Tensor, Any, Any], bool | None] | None = None,
     ) -> None:
         self.signal = signal
         self.is_manual = is_manual
@@ -64,6 +66,7 @@ class StepRecorder:
         self.will_weigh = False
         self.self_check: SelfCheck | None = None
         self.batch_indices: BatchIndices | None = None
+        self._weighs_own_losses: bool | None = None  # not known before a step has returned some
         self._indices: Tensor | None = None
         self._weights: Tensor | None = None
         self._values: Tensor | None = None
@@ -120,11 +123,12 @@ class StepRecorder:
         if self.signal.weighting == "batch":
             return self._run_batch_weighted(self._indices, step, args, kwargs)
         if self._rehearse is not None and self.will_weigh:
-            self._rehearse(self._indices, args, kwargs)
+            self._weighs_own_losses = self._rehearse(self._indices, args, kwargs)
         self._rehearse = None
         if self.self_check is not None:
             self.self_check.before_step(args)
-        tap = LossTap(self._indices, self._weights, plain=self.signal.plain_loss)
+        tap_weights = None if self._weighs_own_losses else self._weights
+        tap = LossTap(self._indices, tap_weights, plain=self.signal.plain_loss)
         with tap:
             returned = step(*args, **kwargs)
         self._batch = args[0] if args else None
@@ -181,7 +185,7 @@ class StepRecorder:
         if self._is_weighting_checked or not (self.will_weigh or self._weights is not None):
             return
         self._is_weighting_checked = True
-        if tapped.weights_miss_factors():
+        if not self._weighs_own_losses and tapped.weights_miss_factors():
             raise refusal(
                 "a reduction='none' loss whose factors have no gradient of their own, to weight it",
                 "factors that are made of the network's output, such as a focal loss's",
@@ -189,20 +193,28 @@ class StepRecorder:
             )
 
     def _take_user_losses(self, returned: Any, losses: Tensor, tapped: TappedStep) -> Any:
-        # Where the tap saw the loss function, the weights are on the graph already.
-        if (self.will_weigh or self._weights is not None) and not tapped.calls:
-            if self.is_manual or not losses.requires_grad:
-                reason = "manual optimisation" if self.is_manual else "a detached sample_loss"
-                change = "Use" if self.is_manual else "Compute the loss from it, or use"
-                raise refusal(
-                    "sample_loss on the graph of the loss, to weight it",
-                    reason,
-                    f"{change} a policy that weights nothing (rescale='none').",
-                )
-            if self._weights is not None:
+        was_tapped = self._weights is not None and not self._weighs_own_losses
+        if self._weighs_own_losses is None:
+            self._weighs_own_losses = tapped.is_made_of_user_losses()
+        if self.will_weigh or self._weights is not None:
+            by_tap = not self._weighs_own_losses and bool(tapped.feeding_calls())
+            if not by_tap and not self._weighs_own_losses:
+                raise self._no_way_to_weigh(losses)
+            if self._weights is not None and not (by_tap or (was_tapped and tapped.calls)):
                 weights = self._weights.to(losses.dtype)
                 losses.register_hook(lambda grad: grad * weights)  # type: ignore[no-untyped-call]
         return {**returned, "sample_loss": losses.detach()}
+
+    def _no_way_to_weigh(self, losses: Tensor) -> MisconfigurationException:
+        reason = "one that the loss is not made of" if losses.requires_grad else "a detached one"
+        change = "Compute the loss from it, or use"
+        if self.is_manual:
+            reason, change = "manual optimisation", "Use"
+        return refusal(
+            "sample_loss on the graph of the loss, to weight it",
+            reason,
+            f"{change} a policy that weights nothing (rescale='none').",
+        )
 
     def _record(self, tapped: TappedStep) -> None:
         try:

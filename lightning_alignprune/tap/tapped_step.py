@@ -104,6 +104,17 @@ class TappedStep:
             return False
         return not any(_is_compiled(x) for x in (self.loss, *(call.output for call in self.calls)))
 
+    def is_made_of_user_losses(self) -> bool:
+        """Say whether the gradient of the loss passes through the user's own losses."""
+        if self.loss is None or self.user_losses is None or not self.shows_graph():
+            return False
+        if not self.user_losses.requires_grad:
+            return False
+        (grad,) = torch.autograd.grad(
+            self.loss, self.user_losses, retain_graph=True, allow_unused=True
+        )
+        return grad is not None
+
     def feeding_calls(self) -> list[TappedCall]:
         """Return the calls that the step's loss is made of."""
         attached = [call for call in self.calls if call.output.requires_grad]

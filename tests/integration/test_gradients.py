@@ -3,6 +3,7 @@
 import pytest
 import torch
 import torch.nn.functional as F
+from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from torch.utils.data import DataLoader, TensorDataset
 
 from lightning_alignprune import (
@@ -86,6 +87,44 @@ def test_training_equals_a_hand_weighted_module(module, kwargs):
     torch.testing.assert_close(ours, by_hand, rtol=0, atol=1e-6)
     unweighted = fit(Stock(), **kwargs)
     assert (ours - unweighted).abs().max() > 1e-3, "the weights did nothing"
+
+
+class TappedInside(TinyModule):
+    """Returns losses that are made with torch loss functions of B rows each."""
+
+    def __init__(self, how):
+        super().__init__()
+        self.how = how
+
+    def training_step(self, batch, batch_idx):
+        x, y, _ = batch
+        logits = self(x)
+        losses = F.cross_entropy(logits, y, reduction="none")
+        if self.how == "beside a mean":  # the loss does not pass through them
+            return {"loss": F.cross_entropy(logits, y), "sample_loss": losses.detach()}
+        if self.how == "one by one":  # 8 elements of each sample, in a batch of 8
+            ones = torch.ones(8, 1)
+            losses = torch.stack([F.mse_loss(ones * one, 0 * ones).sqrt() for one in losses])
+        return {"loss": losses.mean(), "sample_loss": losses}
+
+
+@pytest.mark.parametrize("how", ["elements", "one by one", "beside a mean"])
+def test_returned_losses_are_weighted_once_whatever_they_are_made_of(how):
+    weights = torch.rand(64) * 3
+    callback = pruning(weights, keep_history=True)
+    ours = fit(TappedInside(how), callbacks=[callback])
+    torch.testing.assert_close(ours, fit(HandWeighted(weights)), rtol=0, atol=1e-6)
+
+
+def test_a_loss_that_is_not_made_of_the_returned_losses_cannot_be_weighted():
+    class Apart(TinyModule):
+        def training_step(self, batch, batch_idx):
+            x, y, _ = batch
+            log_p = torch.log_softmax(self(x), 1).gather(1, y[:, None]).squeeze(1)
+            return {"loss": -log_p.mean(), "sample_loss": log_p.square()}
+
+    with pytest.raises(MisconfigurationException, match="one that the loss is not made of"):
+        fit(Apart(), callbacks=[pruning(torch.rand(64))])
 
 
 def test_batch_loss_weights_the_batch_by_its_mean_weight():
