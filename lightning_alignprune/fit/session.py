@@ -39,6 +39,7 @@ from lightning_alignprune.trainer_access.dataset_places import (
     check_same_on_ranks,
     check_same_places,
     hash_of_places,
+    hash_of_samples,
 )
 from lightning_alignprune.trainer_access.errors import OWNER
 from lightning_alignprune.trainer_access.loaders import (
@@ -116,6 +117,8 @@ class FitSession:
         self._extra: dict[str, Any] = {}
         self._rng_before: dict[str, Any] | None = None
         self._places: str | None = None
+        self._samples: str | None = None
+        self._dataset: Any = None
         self.pruner: Pruner | None = None
         self.sampler: PrunedSampler | None = None
         self._of_trainer: Callable[[], Trainer | None] = weakref.ref(trainer)
@@ -142,16 +145,20 @@ class FitSession:
             return
         if before.pruner.continues(access.epochs_processed(trainer)):
             self.pruner, self._places = before.pruner, before._places
+            self._samples = before._samples
 
     # ---- the loader -------------------------------------------------------------------------
 
     def _take_loader(self, dataloader: object) -> object:
         loader = check_loader(dataloader, self._callback.sample_index is not None)
-        places = hash_of_places(loader.dataset)
+        places, samples = hash_of_places(loader.dataset), self._samples
+        if loader.dataset is not self._dataset:
+            self._dataset, samples = loader.dataset, hash_of_samples(loader.dataset)
         if self.pruner is not None:
             check_length(loader, self.pruner.shard.num_samples)
-            check_same_places(places, self._places, "in the epochs before")
-        self._places = places
+            for now, before in ((places, self._places), (samples, self._samples)):
+                check_same_places(now, before, "in the epochs before")
+        self._places, self._samples = places, samples
         self.sampler = sampler_for(loader, self._seed, self._fit.exchange)
         installed = access.with_sampler(loader, self.sampler, self._generator)
         if self._callback.self_check and not self._recorder.is_manual:
@@ -201,7 +208,7 @@ class FitSession:
         loader = check_installed(access.train_loaders(trainer), self.sampler)
         sampler = self.sampler
         assert sampler is not None  # check_installed saw it
-        check_same_on_ranks(self._places, exchange)
+        check_same_on_ranks(f"{self._places} {self._samples}", exchange)
         if self._reference is not None:
             self._reference.prepare(loader)
         self._full_batches = trainer.num_training_batches
@@ -465,7 +472,7 @@ class FitSession:
         self._taps.remove()
         if self._lr is not None:
             self._lr.release()
-        self._lr = self._reference = self._generator = None
+        self._lr = self._reference = self._generator = self._dataset = None
         del self._fit, self._recorder, self._taps
 
     def __getstate__(self) -> dict[str, Any]:

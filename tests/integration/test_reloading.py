@@ -7,7 +7,14 @@ import pytest
 import torch
 import torch.nn.functional as F
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
-from torch.utils.data import ConcatDataset, DataLoader, RandomSampler, Subset
+from torch.utils.data import (
+    ConcatDataset,
+    DataLoader,
+    Dataset,
+    RandomSampler,
+    Subset,
+    TensorDataset,
+)
 
 from lightning_alignprune import DynamicPruningCallback, InfoBatch, PruningSchedule
 from lightning_alignprune.trainer_access.dataset_places import hash_of_places
@@ -15,7 +22,7 @@ from tests.conftest import TinyModule, make_data, make_trainer
 from tests.integration.forked import run_forked, run_ranks
 
 DATA = make_data(60)
-REFUSED = "the samples at the places where they were {}, got a Subset with other indices"
+REFUSED = "the samples at the places where they were {}, got others"
 
 
 def part(seed, num_samples=40):
@@ -47,7 +54,42 @@ def fit(data, prune=0.5, every=1, **kwargs):
     return callback, trainer, module
 
 
+class Files(Dataset):
+    """A data set that knows its samples by path, as ImageFolder does."""
+
+    def __init__(self, names, labels):
+        self.samples = [(f"{name}.png", label) for name, label in zip(names, labels, strict=True)]
+
+    def __len__(self):
+        return len(self.samples)
+
+    def __getitem__(self, index):
+        name, label = self.samples[index]
+        return torch.full((6,), float(name.removesuffix(".png"))) / 60, label
+
+
+class Chosen(Dataset):
+    """A part of a larger array, by numbers of its own."""
+
+    def __init__(self, numbers):
+        self.features, self.labels = DATA.tensors
+        self.numbers = numbers
+
+    def __len__(self):
+        return len(self.numbers)
+
+    def __getitem__(self, index):
+        return self.features[self.numbers[index]], self.labels[self.numbers[index]]
+
+
+def drawn(seed):
+    return torch.randperm(60, generator=torch.Generator().manual_seed(seed))[:40]
+
+
 SETS = {
+    "tensors": lambda seed: TensorDataset(*DATA[drawn(seed)]),
+    "files": lambda seed: Files(drawn(seed).tolist(), [0] * 40),
+    "numbers": lambda seed: Chosen(drawn(seed).numpy()),
     "a Subset": part,
     "a Subset of a Subset": lambda seed: Subset(part(seed), range(30)),
     "a Subset in a ConcatDataset": lambda seed: ConcatDataset([make_data(9), part(seed)]),
@@ -61,6 +103,24 @@ def test_another_subset_is_refused(make, prune):
     with pytest.raises(MisconfigurationException, match=REFUSED.format("in the epochs before")):
         fit(data, prune)
     assert data.calls == 2, "before the second epoch begins"
+
+
+def test_labels_that_are_corrected_are_no_other_samples():
+    x, y = DATA.tensors
+    callback, *_ = fit(Reloads(TensorDataset(x, y), TensorDataset(x, 0 * y)))
+    assert callback.trajectories.epochs == [0, 1, 2]
+
+
+def test_a_set_changed_in_place_is_the_users_own_doing():
+    data = TensorDataset(*(part.clone() for part in DATA.tensors))
+
+    class Shifted(Reloads):
+        def train_dataloader(self):
+            data.tensors[0].add_(1)
+            return super().train_dataloader()
+
+    callback, *_ = fit(Shifted(data))
+    assert callback.trajectories.epochs == [0, 1, 2]
 
 
 @pytest.mark.parametrize("make", SETS.values(), ids=SETS)
@@ -160,7 +220,7 @@ def test_ranks_with_other_subsets_are_refused_alike(tmp_path, seeds):
     run_forked(work, tmp_path / "log.txt")
     errors = [path.read_text() for path in tmp_path.glob("rank*")]
     assert len(errors) == (0 if seeds == (0, 0) else 2)
-    assert all("on every rank, got Subsets with other indices" in error for error in errors)
+    assert all("on every rank, got others" in error for error in errors)
 
 
 def test_what_a_hash_tells():
