@@ -34,7 +34,7 @@ from lightning_alignprune.signals import (
     Signal,
 )
 from lightning_alignprune.state import Decision, LossTrajectories, PrunedSampler
-from lightning_alignprune.tap import TappedStep
+from lightning_alignprune.tap import TappedStep, register_loss
 
 __version__ = version("lightning-alignprune")
 
@@ -70,4 +70,5 @@ __all__ = [
     "TappedStep",
     "TrajectoryScore",
     "__version__",
+    "register_loss",
 ]

@@ -28,8 +28,9 @@ from lightning_alignprune.tap.tapped_step import (
 from lightning_alignprune.trainer_access.errors import OWNER, no_logits, refusal
 
 _WAYS_OUT = (
-    'Return {"loss": loss, "sample_loss": losses} with losses of shape (B,) on the graph, or use '
-    "signal=BatchLoss(), which needs the batch loss only."
+    'Return {"loss": loss, "sample_loss": losses} with losses of shape (B,) on the graph, wrap a '
+    "loss function of your own in register_loss, or use signal=BatchLoss(), which needs the batch "
+    "loss only."
 )
 _WAYS_OUT_BY_HAND = (
     'Return {"loss": loss, "sample_loss": losses} with losses of shape (B,) from training_step, '
@@ -230,8 +231,8 @@ class StepRecorder:
             raise refusal(
                 "training_step to show one loss per sample",
                 f"{len(tapped.calls)} calls of torch loss functions with {tapped.num_samples} rows "
-                "and gradients that feed the returned loss (a loss inside a reentrant activation "
-                "checkpoint does not count)",
+                "(or more that the step flattens sample after sample) and gradients that feed the "
+                "returned loss (a loss inside a reentrant activation checkpoint does not count)",
                 _WAYS_OUT_BY_HAND if self.is_manual else _WAYS_OUT,
             ) from None
         except NoLogitsError as error:

@@ -1,6 +1,7 @@
 """What did one step show of each sample's loss, and how is it weighted?"""
 
 from lightning_alignprune.tap.loss_tap import LossTap
+from lightning_alignprune.tap.registration import register_loss
 from lightning_alignprune.tap.tapped_step import (
     ChangingFactorsError,
     TappedCall,
@@ -8,4 +9,11 @@ from lightning_alignprune.tap.tapped_step import (
     UnseenLossError,
 )
 
-__all__ = ["ChangingFactorsError", "LossTap", "TappedCall", "TappedStep", "UnseenLossError"]
+__all__ = [
+    "ChangingFactorsError",
+    "LossTap",
+    "TappedCall",
+    "TappedStep",
+    "UnseenLossError",
+    "register_loss",
+]

@@ -1,4 +1,4 @@
-"""The torch loss functions that the tap understands, and torch's divisors of their means."""
+"""The loss functions that the tap understands, and the divisors of their means."""
 
 import inspect
 from collections.abc import Callable
@@ -37,6 +37,8 @@ LOSS_FUNCTIONS: dict[Any, dict[str, Any]] = {
     func: {name: p.default for name, p in inspect.signature(func).parameters.items()}
     for func in _FUNCTIONS
 }
+#: Those of the user's own among them.
+REGISTERED: set[Any] = set()
 _WITH_IGNORE_INDEX = (F.cross_entropy, F.nll_loss)
 # Their `weight` is a weight of elements whose sum divides the mean; Huber's mean is over elements.
 _DIVIDED_BY_ELEMENT_WEIGHT = (F.mse_loss, F.l1_loss)
@@ -61,6 +63,35 @@ def lost_arguments(func: Any, frame: FrameType | None) -> dict[str, Any]:
     return {} if value is None else {name: value}
 
 
+def weighted_l1(
+    input: Tensor,
+    target: Tensor,
+    size_average: None = None,
+    reduce: None = None,
+    reduction: str = "mean",
+    *,
+    weight: Tensor,
+) -> Tensor:
+    """Return ``F.l1_loss`` with a weight, of operations that a compiled step does not lose it in.
+
+    A compiled step calls ``F.l1_loss`` again under the mode, which torch does not hand it on to.
+    """
+    elements = (input - target).abs() * weight
+    if reduction == "none":
+        return elements
+    return elements.sum() if reduction == "sum" else elements.sum() / weight.sum()
+
+
+def check_rows(func: Any, elements: Tensor, rows: int) -> None:
+    """Raise a ValueError if a registered loss gives elements of other rows than its inputs."""
+    if elements.ndim == 0 or elements.shape[0] != rows:
+        raise ValueError(
+            f"register_loss: expected {func.__name__} to give {rows} rows with reduction='none', "
+            f"one for each of its inputs', got shape {tuple(elements.shape)}. "
+            "Reduce over everything but the first dimension, or return sample_loss."
+        )
+
+
 def num_rows(func: Any, first: Tensor) -> int:
     """Return how many samples a call has by the shape of its first argument."""
     if func is F.ctc_loss:  # (T, B, C), or (T, C) for one sample
@@ -76,8 +107,8 @@ def in_the_mean(func: Any, bound: dict[str, Any], elements: Tensor) -> Tensor:
     return elements / lengths.clamp(min=1).to(elements.dtype)
 
 
-def observed_elements(func: Any, bound: dict[str, Any], elements: Tensor) -> Tensor | None:
-    """Return which elements count, shape of ``elements``, bool; None if all do."""
+def observed_elements(func: Any, bound: dict[str, Any]) -> Tensor | None:
+    """Return which elements count, of their shape, bool; None if all do."""
     if func not in _WITH_IGNORE_INDEX or bound["target"].is_floating_point():
         return None
     target: Tensor = bound["target"]

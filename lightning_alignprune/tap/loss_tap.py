@@ -4,7 +4,7 @@
 through it, whether they come from ``F.cross_entropy`` or from ``nn.CrossEntropyLoss``. It must be
 entered and left around one step, never across hooks: an exception would leave it in the process.
 
-Legend: ``B`` samples in the batch.
+Legend: ``B`` samples in the batch, ``T`` rows of each where a step flattens them.
 """
 
 import sys
@@ -17,13 +17,17 @@ from torch import Tensor
 from torch.overrides import TorchFunctionMode
 from typing_extensions import override
 
+from lightning_alignprune.tap.flattening import WATCHED, FlatRows
 from lightning_alignprune.tap.loss_functions import (
     LOSS_FUNCTIONS,
+    REGISTERED,
+    check_rows,
     in_the_mean,
     lost_arguments,
     mean_divisor,
     num_rows,
     observed_elements,
+    weighted_l1,
 )
 from lightning_alignprune.tap.tapped_step import TappedCall
 
@@ -31,6 +35,7 @@ from lightning_alignprune.tap.tapped_step import TappedCall
 _BETWEEN = (__file__, torch.overrides.__file__)
 # Logits of one chunk of a second computation of the loss: 16 MB in float32.
 _CHUNK_NUMEL = 2**22
+_REDUCTIONS = ("mean", "sum", "none", "batchmean")
 
 
 class _WeightedGradient(torch.autograd.Function):
@@ -48,23 +53,26 @@ class _WeightedGradient(torch.autograd.Function):
 
 
 def weight_gradient(values: Tensor, weights: Tensor) -> Tensor:
-    """Return ``values`` unchanged, with row i's gradient multiplied by ``weights[i]``.
+    """Return ``values`` unchanged, with the gradients of sample i's rows times ``weights[i]``.
 
-    Exact for any loss in which row i only enters sample i's term, such as a focal loss.
+    Exact for any loss in which its rows only enter sample i's term, such as a focal loss.
     """
-    shaped = weights.to(values.dtype).view(-1, *[1] * (values.ndim - 1))
+    rows = weights[:, None].expand(-1, values.shape[0] // weights.shape[0]).reshape(-1)
+    shaped = rows.to(values.dtype).view(-1, *[1] * (values.ndim - 1))
     result: Tensor = _WeightedGradient.apply(values, shaped)
     return result
 
 
 class LossTap(TorchFunctionMode):
-    """Record per-sample losses of torch loss functions, and weight them.
+    """Record per-sample losses of torch and registered loss functions, and weight them.
 
-    Calls whose first argument has B rows are tapped. Without weights the original call is made,
-    so value and gradient are torch's own to the bit; its vector comes from a second call without
-    gradients. With weights the value is ``sum(w * elements) / torch's own divisor``; for
-    ``reduction="none"`` the caller's elements keep their values and only gradients are weighted,
-    because the caller may do anything to them afterwards.
+    Calls whose first argument has B rows are tapped, and calls of B*T rows where the step made
+    that argument or its targets out of a tensor with B rows, see :class:`FlatRows`. Without
+    weights the original call is made, so value and gradient are torch's own to the bit; its vector
+    comes from a second call without gradients. With weights the value is
+    ``sum(w * elements) / torch's own divisor``; for ``reduction="none"`` the caller's elements
+    keep their values and only gradients are weighted, because the caller may do anything to them
+    afterwards.
 
     Args:
         indices: Shape (B,), the samples of the batch; None taps calls of any batch size.
@@ -87,12 +95,18 @@ class LossTap(TorchFunctionMode):
         self.with_grad_only = with_grad_only
         self.plain = plain
         self.calls: list[TappedCall] = []
+        self._flat_rows = FlatRows()
 
     @override
     def __torch_function__(
         self, func: Any, types: Any, args: Any = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
         kwargs = kwargs or {}
+        if func in WATCHED:  # two look-ups are all that most of a step's calls cost
+            result = func(*args, **kwargs)
+            if args and (WATCHED[func] or self._flat_rows):
+                self._flat_rows.watch(func, args[0], result, self.indices)
+            return result
         if func not in LOSS_FUNCTIONS:
             return func(*args, **kwargs)
         if not torch.compiler.is_compiling() and _is_called_by_traced_code():
@@ -107,53 +121,77 @@ class LossTap(TorchFunctionMode):
         given = dict(zip(parameters, args))  # noqa: B905
         bound: dict[str, Any] = {**parameters, **given, **kwargs}
         first, second = list(bound.values())[:2]  # in the order of the function's parameters
+        evaluate = func
+        if func is F.l1_loss and torch.compiler.is_compiling() and bound.get("weight") is not None:
+            evaluate, args, kwargs = weighted_l1, (), dict(bound)
+        num_samples = self._num_samples(func, bound, first, second)
+        if num_samples is None:
+            return evaluate(*args, **kwargs)
+        reduction = bound["reduction"]
+        bound["reduction"] = "none"
+        if self.weights is None:
+            output = evaluate(*args, **kwargs)
+            with torch.no_grad():
+                elements = output if reduction == "none" else _elements(evaluate, bound)
+        else:
+            elements = evaluate(**bound)
+        if func in REGISTERED:
+            check_rows(func, elements, first.shape[0])
+        if reduction == "mean":
+            elements = in_the_mean(func, bound, elements)
+        if self.weights is not None:
+            output = _reduced(func, bound, elements, self.weights, reduction)
+        observed = observed_elements(func, bound)
+        losses = self._losses(func, bound, elements, observed, reduction, num_samples)
+        self.calls.append(
+            TappedCall(losses, output, reduction, first.detach(), second, func, observed)
+        )
+        return output
+
+    def _num_samples(self, func: Any, bound: dict[str, Any], first: Any, second: Any) -> int | None:
+        """Return how many samples the rows of a call are of; None leaves the call alone."""
         if (
             bound.get("size_average") is not None
             or bound.get("reduce") is not None
             or (self.with_grad_only and not torch.is_grad_enabled())
+            or not isinstance(first, Tensor)
             or first.ndim == 0
-            or (func is F.ctc_loss and first.ndim != 3)
-            or (self.indices is not None and num_rows(func, first) != self.indices.shape[0])
+            or bound["reduction"] not in _REDUCTIONS
         ):
-            return func(*args, **kwargs)
-        reduction = bound["reduction"]
-        bound["reduction"] = "none"
-        if self.weights is None:
-            output = func(*args, **kwargs)
-            with torch.no_grad():
-                elements = output if reduction == "none" else _elements(func, bound)
-                if reduction == "mean":
-                    elements = in_the_mean(func, bound, elements)
-        else:
-            elements = func(**bound)
-            if reduction == "mean":
-                elements = in_the_mean(func, bound, elements)
-            output = _reduced(func, bound, elements, self.weights, reduction)
-        self.calls.append(
-            TappedCall(
-                self._losses(func, bound, elements, reduction),
-                output,
-                reduction,
-                first.detach(),
-                second,
-                func,
-            )
-        )
-        return output
+            return None
+        rows = num_rows(func, first)
+        if self.indices is not None and rows == self.indices.shape[0]:
+            return None if func is F.ctc_loss and first.ndim != 3 else rows
+        if func is F.ctc_loss:
+            return rows if self.indices is None and first.ndim == 3 else None
+        found = self._flat_rows.num_samples((first, second), rows)
+        return rows if self.indices is None and found is None else found
 
-    def _losses(self, func: Any, bound: dict[str, Any], elements: Tensor, reduction: str) -> Tensor:
+    def _losses(
+        self,
+        func: Any,
+        bound: dict[str, Any],
+        elements: Tensor,
+        observed: Tensor | None,
+        reduction: str,
+        num_samples: int,
+    ) -> Tensor:
         if self.plain and bound.get("label_smoothing"):
             with torch.no_grad():
-                elements = func(**{**bound, "label_smoothing": 0.0})
+                elements = _elements(func, {**bound, "label_smoothing": 0.0})
         elements = elements.detach().float()
-        observed = observed_elements(func, bound, elements)
-        total = elements.reshape(len(elements), -1).sum(1)
+        is_one_each = elements.ndim == 1 and elements.shape[0] == num_samples
+        total = elements if is_one_each else elements.reshape(num_samples, -1).sum(1)
         total = torch.nan_to_num(total, nan=torch.inf, posinf=torch.inf, neginf=-torch.inf)
+        if is_one_each:
+            return total if observed is None else torch.where(observed, total, torch.nan)
+        if reduction == "batchmean":  # over rows
+            total = total / (elements.shape[0] // num_samples)
         # A sample alone in a batch would lose the sum of its elements, or their mean.
         is_total = reduction in ("sum", "batchmean")
         if observed is None:
-            return total if is_total or elements.ndim == 1 else total / elements[0].numel()
-        kept = observed.reshape(len(observed), -1).sum(1)
+            return total if is_total else total / (elements.numel() // num_samples)
+        kept = observed.reshape(num_samples, -1).sum(1)
         return torch.where(kept == 0, torch.nan, total) if is_total else total / kept
 
 
@@ -161,7 +199,7 @@ def _elements(func: Any, bound: dict[str, Any]) -> Tensor:
     """Return the loss's elements, without gradients, in little memory.
 
     Cross-entropy makes a second tensor of the logits' size, which is no small thing for a large
-    vocabulary: it is computed for some rows at a time.
+    vocabulary: it is computed for some rows at a time, and for some positions of a single row.
     """
     logits: Tensor | None = bound.get("input")
     if (
@@ -170,13 +208,18 @@ def _elements(func: Any, bound: dict[str, Any]) -> Tensor:
         or logits is None
         or logits.ndim < 2
         or logits.numel() <= _CHUNK_NUMEL
+        or logits.numel() == logits.shape[1]  # one row over the classes is as little as there is
     ):
         result: Tensor = func(**bound)
         return result
-    num_chunks = min(len(logits), -(-logits.numel() // _CHUNK_NUMEL))
-    size = -(-len(logits) // num_chunks)
-    parts = zip(torch.split(logits, size), torch.split(bound["target"], size), strict=True)
-    return torch.cat([func(**{**bound, "input": x, "target": y}) for x, y in parts])
+    dim = 0 if len(logits) > 1 else max(range(2, logits.ndim), key=lambda d: logits.shape[d])
+    target, without_classes = bound["target"], max(dim - 1, 0)
+    num_chunks = min(logits.shape[dim], -(-logits.numel() // _CHUNK_NUMEL))
+    size = -(-logits.shape[dim] // num_chunks)
+    target_dim = dim if target.is_floating_point() else without_classes
+    parts = zip(torch.split(logits, size, dim), torch.split(target, size, target_dim), strict=True)
+    elements = [_elements(func, {**bound, "input": x, "target": y}) for x, y in parts]
+    return torch.cat(elements, without_classes)
 
 
 def _reduced(
@@ -184,8 +227,8 @@ def _reduced(
 ) -> Tensor:
     if reduction == "none":
         return weight_gradient(elements, weights)
-    shaped = weights.to(elements.dtype).view(-1, *[1] * (elements.ndim - 1))
-    total = (elements * shaped).sum()
+    of_samples = elements.reshape(weights.shape[0], -1)
+    total = (of_samples * weights.to(elements.dtype)[:, None]).sum()
     if reduction == "sum":
         return total
     if reduction == "batchmean":

@@ -1,4 +1,7 @@
-"""What a tap saw in one step, and the per-sample losses in it. Legend: ``B`` samples."""
+"""What a tap saw in one step, and the per-sample losses in it.
+
+Legend: ``B`` samples, ``T`` rows of each where a step flattens them, such as tokens.
+"""
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -20,9 +23,11 @@ class TappedCall(NamedTuple):
             infinite where the loss was NaN or infinite.
         output: What the module's code got, attached to the graph.
         reduction: ``"mean"``, ``"batchmean"``, ``"sum"`` or ``"none"``.
-        logits: The first argument of the call, detached; its second in ``target``.
+        logits: The first argument of the call, detached, with B or B*T rows; its second in
+            ``target``.
         target: See ``logits``.
-        func: The torch function.
+        func: The torch or registered function.
+        observed: Which elements are not ignored, of their shape, bool; None if all or unknown.
     """
 
     losses: Tensor
@@ -31,6 +36,7 @@ class TappedCall(NamedTuple):
     logits: Tensor
     target: Tensor
     func: Callable[..., Tensor] = F.cross_entropy
+    observed: Tensor | None = None
 
 
 class UnseenLossError(RuntimeError):
@@ -170,7 +176,9 @@ def _combined(loss: Tensor, calls: list[TappedCall]) -> Tensor:
         if coefficient is None:  # a metric beside the loss
             continue
         if call.reduction == "none":
-            part = _shares(coefficient, call.output.detach())
+            if call.observed is not None:
+                coefficient = coefficient * call.observed
+            part = _shares(coefficient, call.output.detach(), len(call.losses))
         else:
             scale = len(call.losses) if call.reduction == "sum" else 1
             part = call.losses * (coefficient.float() * scale)
@@ -180,21 +188,21 @@ def _combined(loss: Tensor, calls: list[TappedCall]) -> Tensor:
     return total
 
 
-def _shares(coefficients: Tensor, elements: Tensor) -> Tensor:
+def _shares(coefficients: Tensor, elements: Tensor, num_samples: int) -> Tensor:
     """Return B times each sample's share of the loss, or its masked mean.
 
     Equal coefficients that add up to 1 are a mean over the elements that a mask keeps: alone in a
     batch, a sample would be divided by its own number of them.
     """
-    rows = coefficients.float().reshape(len(coefficients), -1)
-    shares = rows * elements.float().reshape(len(elements), -1)
+    rows = coefficients.float().reshape(num_samples, -1)
+    shares = rows * elements.float().reshape(num_samples, -1)
     shares = torch.where(rows == 0, 0, shares).sum(1)  # what is masked may be infinite
     total = rows.sum()
     is_mean = (total - 1).abs() < _MEAN_TOLERANCE
     is_mask = (rows.max() * rows.count_nonzero() - total).abs() < _MEAN_TOLERANCE
     shares = torch.nan_to_num(shares, nan=torch.inf, posinf=torch.inf, neginf=-torch.inf)
     # NaN, not observed, where a sample's elements are all masked.
-    return torch.where(is_mean & is_mask, shares / rows.sum(1), shares * len(rows))
+    return torch.where(is_mean & is_mask, shares / rows.sum(1), shares * num_samples)
 
 
 def _factors_of(loss: Tensor | None, call: TappedCall) -> Tensor | None:
@@ -216,9 +224,10 @@ def _is_compiled(tensor: Tensor) -> bool:
 
 def is_classification(call: TappedCall) -> bool:
     """Say whether it was cross-entropy or NLL on logits of shape (B, C) and integer labels."""
+    if call.func not in (F.cross_entropy, F.nll_loss) or len(call.losses) != len(call.logits):
+        return False
     target = call.target
-    is_labelled = call.logits.ndim == 2 and target.ndim == 1 and not target.is_floating_point()
-    return is_labelled and call.func in (F.cross_entropy, F.nll_loss)
+    return call.logits.ndim == 2 and target.ndim == 1 and not target.is_floating_point()
 
 
 def main_call(calls: list[TappedCall], loss: object) -> TappedCall | None:

@@ -194,7 +194,7 @@ class HandWritten(TinyModule):
 
 def test_a_loss_we_cannot_see_is_refused_on_the_first_batch():
     trainer = raise_in_fit(
-        r'one loss per sample.*"sample_loss": losses.*BatchLoss',
+        r'one loss per sample.*"sample_loss": losses.*register_loss.*BatchLoss',
         HandWritten(),
         DynamicPruningCallback("loss"),
     )

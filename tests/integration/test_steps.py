@@ -10,7 +10,14 @@ from torch.overrides import _get_current_function_mode_stack
 from torch.utils.checkpoint import checkpoint
 from torch.utils.data import DataLoader, TensorDataset
 
-from lightning_alignprune import BatchLoss, DynamicPruningCallback, SampleLoss
+from lightning_alignprune import (
+    BatchLoss,
+    CalibratedLoss,
+    DynamicPruningCallback,
+    ReferenceRank,
+    SampleLoss,
+    register_loss,
+)
 from tests.conftest import TinyModule, make_data, make_trainer
 from tests.integration.test_gradients import FixedWeights, pruning
 
@@ -426,3 +433,87 @@ def test_elements_in_manual_optimisation_are_warned_of():
 
     with pytest.warns(UserWarning, match=r"plain mean of a reduction='none' loss"):
         fit(Elements(), pruning(None))
+
+
+class Tokens(Stock):
+    """A token classifier that flattens as language models do; some tokens are padding."""
+
+    order = "samples first"
+
+    def tokens(self, batch):
+        x, y, index = batch
+        shifts = torch.arange(5)
+        labels = (y[:, None] + shifts) % 3
+        labels = labels.masked_fill(shifts > index[:, None] % 5, -100)
+        return self.net(x[:, None] + 0.3 * shifts[:, None]), labels
+
+    def training_step(self, batch, batch_idx):
+        logits, labels = self.tokens(batch)
+        if self.order == "time first":
+            logits, labels = logits.transpose(0, 1), labels.t()
+        return self.loss(logits.reshape(-1, 3), labels.reshape(-1))
+
+
+class TokensByHand(Tokens):
+    def training_step(self, batch, batch_idx):
+        logits, labels = self.tokens(batch)
+        losses = F.cross_entropy(logits.transpose(1, 2), labels, reduction="none")
+        if self.trainer.current_epoch == 0:
+            seen.append(losses.detach().sum(1) / (labels != -100).sum(1))
+        weights = WEIGHTS[batch[2]] if self.trainer.current_epoch else torch.ones(8)
+        return (losses * weights[:, None]).sum() / (labels != -100).sum()
+
+
+seen: list[torch.Tensor] = []
+
+
+@pytest.mark.parametrize("compiled", [False, True])
+def test_token_losses_are_recorded_and_weighted_by_sample(compiled):
+    seen.clear()
+    by_hand = fit(TokensByHand())
+    torch._dynamo.reset()
+    module = torch.compile(Tokens(), backend="aot_eager") if compiled else Tokens()
+    reference = DataLoader(TensorDataset(*make_data(64).tensors, torch.arange(64)), 8)
+    callback = pruning(WEIGHTS, keep_history=True, reference=reference)
+    ours = fit(module, callback)
+    torch.testing.assert_close(ours, by_hand, rtol=0, atol=1e-5)
+    torch.testing.assert_close(callback.trajectories.rows[0], torch.cat(seen))
+
+
+def test_the_reference_of_a_token_loss_is_kept_by_sample():
+    reference = DataLoader(TensorDataset(*make_data(24).tensors, torch.arange(24)), 8)
+    callback = DynamicPruningCallback(ReferenceRank(), reference=reference, keep_history=True)
+    fit(Tokens(), callback)
+    rows = callback.trajectories.view(None).reference_rows
+    assert {len(row) for row in rows} == {24}
+
+
+def test_token_losses_in_another_order_are_refused():
+    module = Tokens()
+    module.order = "time first"
+    with pytest.raises(MisconfigurationException, match="flattens sample after sample"):
+        fit(module, pruning(None))
+    reference = DataLoader(TensorDataset(*make_data(64).tensors, torch.arange(64)), 8)
+    callback = pruning(None, signal=CalibratedLoss(), reference=reference)
+    with pytest.raises(MisconfigurationException, match="0 classification losses"):
+        fit(Tokens(), callback)
+
+
+@register_loss
+def focal(logits, labels, reduction="mean"):
+    pt = logits.softmax(1).gather(1, labels[:, None]).squeeze(1)
+    losses = -((1 - pt) ** 2) * pt.log()
+    return losses.mean() if reduction == "mean" else losses
+
+
+def test_a_registered_loss_is_trained_as_if_it_was_torchs():
+    class Registered(Stock):
+        def training_step(self, batch, batch_idx):
+            return focal(self(batch[0]), batch[1])
+
+    class FocalByHand(ByHand):
+        def training_step(self, batch, batch_idx):
+            return self.weigh(focal(self(batch[0]), batch[1], reduction="none"), batch[2])
+
+    ours = fit(Registered(), pruning(WEIGHTS))
+    torch.testing.assert_close(ours, fit(FocalByHand()), rtol=0, atol=1e-6)

@@ -1,6 +1,7 @@
 """The tap against torch's own values and gradients, and against hand-written weighting."""
 
 import inspect
+import weakref
 
 import pytest
 import torch
@@ -10,7 +11,12 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from lightning_alignprune.tap import loss_tap
 from lightning_alignprune.tap.loss_tap import LossTap
-from lightning_alignprune.tap.tapped_step import TappedStep, UnseenLossError, is_part_of
+from lightning_alignprune.tap.tapped_step import (
+    TappedStep,
+    UnseenLossError,
+    is_classification,
+    is_part_of,
+)
 
 B, C, T = 7, 4, 5
 
@@ -246,25 +252,46 @@ def test_a_loss_that_no_call_feeds():
         TappedStep(B, loss, []).sample_losses()
 
 
+L1_HAS_WEIGHT = "weight" in inspect.signature(F.l1_loss).parameters  # not in torch 2.6
+
+
+def smoothed_step(logits, y):
+    return F.cross_entropy(logits[:, 0], y[:, 0], label_smoothing=0.1)
+
+
+def token_step(logits, y):
+    return F.cross_entropy(logits[:, :-1].reshape(-1, C), y[:, 1:].reshape(-1))
+
+
+def weighted_l1_step(logits, y):
+    kwargs = {"weight": (y[..., None] + 1.0).expand_as(logits)} if L1_HAS_WEIGHT else {}
+    return F.l1_loss(logits, torch.zeros_like(logits), **kwargs)
+
+
 @pytest.mark.parametrize("backend", ["eager", "aot_eager"])
-def test_compiled_steps_give_the_same(backend):
+@pytest.mark.parametrize("loss", [smoothed_step, token_step, weighted_l1_step])
+def test_compiled_steps_give_the_same(backend, loss):
     torch._dynamo.reset()
     net = nn.Linear(6, C)
 
     def step(x, y):
-        return F.cross_entropy(net(x), y, label_smoothing=0.1)
+        return loss(net(x), y)
 
     compiled = torch.compile(step, backend=backend)
     for size in (8, 8, 5):
-        x, y, w = rand(size, 6).float(), labels(size), torch.rand(size)
-        with LossTap(y, w) as tap:
-            loss = compiled(x, y)
-        (ours,) = torch.autograd.grad(loss, net.weight)
-        elements = F.cross_entropy(net(x), y, label_smoothing=0.1, reduction="none")
-        (by_hand,) = torch.autograd.grad((elements * w).mean(), net.weight)
-        torch.testing.assert_close(ours, by_hand)
-        torch.testing.assert_close(tap.calls[0].losses, elements.detach())
-        assert len(tap.calls) == 1
+        x, y, w = rand(size, T, 6).float(), labels(size, T), torch.rand(size)
+        results = []
+        for call in (compiled, step):
+            with LossTap(y) as unweighted:
+                loss_value = call(x, y)
+            torch.testing.assert_close(loss_value, step(x, y))
+            with LossTap(y, w) as tap:
+                loss_value = call(x, y)
+            assert len(tap.calls) == len(unweighted.calls) == 1
+            torch.testing.assert_close(tap.calls[0].losses, unweighted.calls[0].losses)
+            grads = torch.autograd.grad(loss_value, net.weight)
+            results.append((loss_value.detach(), *grads, tap.calls[0].losses))
+        torch.testing.assert_close(*results)
 
 
 def test_the_mode_does_not_survive_an_exception():
@@ -291,19 +318,38 @@ class LargestTensor(TorchDispatchMode):
         return result
 
 
+PIECES = {
+    "samples": (60, 50),
+    "tokens": (12, 5, 50),
+    "positions": (4, 10, 30),
+    "pixels of one sample": (1, 10, 40, 1),
+}
+
+
 @pytest.mark.parametrize("kwargs", [{}, {"label_smoothing": 0.1}, {"reduction": "sum"}])
-def test_the_second_computation_of_a_large_loss_is_made_of_small_pieces(kwargs, monkeypatch):
+@pytest.mark.parametrize("name", PIECES)
+def test_the_second_computation_of_a_large_loss_is_made_of_small_pieces(name, kwargs, monkeypatch):
     monkeypatch.setattr(loss_tap, "_CHUNK_NUMEL", 100)
-    x, y = rand(60, 50).requires_grad_(), labels(60, ignore=True)
-    with LargestTensor() as seen, LossTap(y) as tap:
-        loss = F.cross_entropy(x, y, **kwargs)
-    assert torch.equal(loss, F.cross_entropy(x, y, **kwargs))
+    x = rand(*PIECES[name]).requires_grad_()
+    is_flat = name == "tokens"
+    y = labels(*(x.shape[:-1] if is_flat else (len(x), *x.shape[2:])), ignore=True)
+
+    def loss(**extra):
+        if is_flat:
+            return F.cross_entropy(x.view(-1, 50), y.view(-1), **{**kwargs, **extra})
+        return F.cross_entropy(x, y, **{**kwargs, **extra})
+
+    with LargestTensor() as seen, LossTap(y, plain=True) as tap:
+        ours = loss()
+    assert torch.equal(ours, loss())
     assert seen.sizes[0] == x.numel(), "torch's own"
     assert max(seen.sizes[1:]) <= 100
-    elements = F.cross_entropy(x, y, **{**kwargs, "reduction": "none"}).detach().float()
-    seen_losses = tap.calls[0].losses
-    torch.testing.assert_close(seen_losses[y >= 0], elements[y >= 0])
-    assert seen_losses[y < 0].isnan().all()
+    elements = loss(reduction="none", label_smoothing=0.0).detach().float().view(len(x), -1)
+    wanted = elements.sum(1)
+    if "reduction" not in kwargs:
+        wanted = wanted / (y != -100).reshape(len(x), -1).sum(1)
+    wanted[(y == -100).reshape(len(x), -1).all(1)] = torch.nan
+    torch.testing.assert_close(tap.calls[0].losses, wanted, equal_nan=True)
 
 
 def test_elements_are_not_computed_twice():
@@ -355,3 +401,124 @@ def test_losses_of_pairs_triplets_and_sequences(name, reduction):
         torch.testing.assert_close(tap.calls[0].losses, alone.detach().float())
         if weights is None:
             assert torch.equal(loss, call_pair(func, x, others, kwargs))
+
+
+def flat_tokens(x, y):
+    return F.cross_entropy(x.view(-1, C), y.view(-1))
+
+
+def shifted_tokens(x, y):
+    return F.cross_entropy(x[:, :-1].reshape(-1, C), y[:, 1:].flatten())
+
+
+def summed_tokens(x, y):
+    return F.cross_entropy(x.flatten(0, 1), y.reshape(-1), reduction="sum")
+
+
+def token_log_probabilities(x, y):
+    weight = CLASS_WEIGHTS.to(x.dtype)
+    return F.nll_loss(F.log_softmax(x.view(-1, C), dim=-1), y.view(-1), weight=weight)
+
+
+def token_elements(x, y):
+    each = F.cross_entropy(x.view(-1, C), y.view(-1), reduction="none")
+    return each.sum() / (y != -100).sum()
+
+
+def token_divergence(x, y):
+    flat = x.view(-1, C).log_softmax(-1)
+    return F.kl_div(flat, torch.full_like(flat, 1 / C), reduction="batchmean")
+
+
+def token_bits(x, y):
+    target = (y > 1).to(x.dtype)[..., None].expand_as(x)
+    return F.binary_cross_entropy_with_logits(x.view(-1), target.reshape(-1))
+
+
+TOKENS = [
+    flat_tokens,
+    shifted_tokens,
+    summed_tokens,
+    token_log_probabilities,
+    token_elements,
+    token_divergence,
+    token_bits,
+]
+
+
+def padded(num_samples=B):
+    """Logits and labels of sequences of unequal lengths, one of nothing but padding."""
+    x, y = rand(num_samples, T, C), labels(num_samples, T)
+    for i in range(num_samples):
+        y[i, 2 + i % T :] = -100
+    if num_samples > 1:
+        y[-2] = -100
+    return x, y
+
+
+@pytest.mark.parametrize("loss", TOKENS)
+@pytest.mark.parametrize("num_samples", [B, 1, T])
+def test_flattened_tokens_belong_to_their_samples(loss, num_samples):
+    x, y = padded(num_samples)
+    x.requires_grad_()
+    alone = torch.stack([loss(x[i : i + 1], y[i : i + 1]) for i in range(num_samples)])
+    with LossTap(torch.empty(num_samples)) as tap:
+        ours = loss(x, y)
+    assert torch.equal(ours, loss(x, y))
+    assert not is_classification(tap.calls[0]) or num_samples == len(tap.calls[0].logits)
+    seen = TappedStep(num_samples, ours, tap.calls).sample_losses()
+    if loss is not token_log_probabilities:  # class weights divide a mean, not a sample's share
+        wanted = alone.detach().float()
+        if loss not in (token_divergence, token_bits) and num_samples > 1:
+            assert seen[-2].isnan(), "not observed"
+            wanted[-2] = torch.nan
+        torch.testing.assert_close(seen, wanted, equal_nan=True)
+    (whole,) = torch.autograd.grad(ours, x)
+    weights = torch.rand(num_samples).double()
+    with LossTap(torch.empty(num_samples), weights):
+        (grad,) = torch.autograd.grad(loss(x, y), x)
+    torch.testing.assert_close(grad, whole * weights[:, None, None])
+
+
+def time_first(x, y):
+    return F.cross_entropy(x.transpose(0, 1).reshape(-1, C), y.t().reshape(-1))
+
+
+def two_views(x, y):
+    return F.cross_entropy(torch.cat([x[:, 0], x[:, 1]]), torch.cat([y[:, 0], y[:, 1]]))
+
+
+def similarities(x, y):
+    views = F.normalize(torch.cat([x[:, 0], x[:, 1]]), dim=1)
+    return F.cross_entropy(views @ views.T, torch.arange(2 * len(x)).roll(len(x)))
+
+
+def masked(x, y):
+    keep = torch.arange(T) < 2
+    return F.cross_entropy(x[:, keep].permute(1, 0, 2).flatten(0, 1), y[:, keep].t().flatten())
+
+
+@pytest.mark.parametrize("loss", [time_first, two_views, similarities, masked])
+def test_rows_in_another_order_are_not_taken_for_samples(loss):
+    x, y = rand(B, T, C).requires_grad_(), labels(B, T)
+    with LossTap(torch.empty(B), torch.rand(B)) as tap:
+        assert torch.equal(loss(x, y), loss(x, y))
+    assert not tap.calls
+
+
+def test_tokens_are_put_together_without_gradients_and_without_a_known_batch():
+    x, y = padded()
+    with torch.no_grad(), LossTap(with_grad_only=False) as tap:
+        flat_tokens(x, y)
+        F.cross_entropy(x[:, 0], y[:, 0])
+    alone = torch.stack([flat_tokens(x[i : i + 1], y[i : i + 1]) for i in range(B)]).float()
+    torch.testing.assert_close(tap.calls[0].losses, alone, equal_nan=True)
+    assert len(tap.calls[1].losses) == B
+    assert [is_classification(call) for call in tap.calls] == [False, True]
+
+
+def test_flattening_keeps_no_tensor_alive():
+    x = rand(B, T, C)
+    with LossTap(torch.empty(B)):
+        flat = weakref.ref(x.mul(2).view(-1, C))
+        assert flat() is None
