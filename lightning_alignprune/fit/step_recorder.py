@@ -190,7 +190,8 @@ class StepRecorder:
             raise refusal(
                 "a reduction='none' loss whose factors have no gradient of their own, to weight it",
                 "factors that are made of the network's output, such as a focal loss's",
-                "Detach them, or use a policy that weights nothing (rescale='none').",
+                "Detach them, wrap the whole loss function in register_loss, or use a policy that "
+                "weights nothing (rescale='none').",
             )
 
     def _take_user_losses(self, returned: Any, losses: Tensor, tapped: TappedStep) -> Any:
