@@ -82,6 +82,17 @@ def test_compiled(what):
     torch.testing.assert_close(ours, fit(ByHand()), rtol=0, atol=1e-5)
 
 
+def test_a_loss_module_made_inside_a_compiled_step():
+    class Makes(Stock):
+        def training_step(self, batch, batch_idx):
+            return nn.CrossEntropyLoss()(self(batch[0]), batch[1])
+
+    fit(Makes(), pruning(None))
+    torch._dynamo.reset()  # the compiler puts the loss in its graph without calling it
+    with pytest.raises(MisconfigurationException, match="0 calls of torch loss functions"):
+        fit(torch.compile(Makes(), backend="aot_eager"), pruning(None))
+
+
 class Checkpointed(Stock):
     reentrant = False
 
