@@ -20,18 +20,24 @@ from lightning_alignprune.reference import PseudoClean, PseudoModerate
 from lightning_alignprune.schedule import PruningSchedule
 from lightning_alignprune.scores import (
     DynamicAlignment,
+    LabelPosterior,
     LastLoss,
     MeanLoss,
     ReferenceRank,
     Score,
+    TimeAverage,
     TrajectoryScore,
 )
 from lightning_alignprune.signals import (
+    AveragedSignal,
     BatchLoss,
     CalibratedLoss,
+    LabelOdds,
+    Margin,
     ReferenceSamples,
     SampleLoss,
     Signal,
+    WrongEvents,
 )
 from lightning_alignprune.state import Decision, LossTrajectories, PrunedSampler
 from lightning_alignprune.tap import TappedStep
@@ -41,6 +47,7 @@ __version__ = version("lightning-alignprune")
 __all__ = [
     "IES",
     "UCB",
+    "AveragedSignal",
     "BatchLoss",
     "CalibratedLoss",
     "Decision",
@@ -49,8 +56,11 @@ __all__ = [
     "DynamicRandom",
     "EpsilonGreedy",
     "InfoBatch",
+    "LabelOdds",
+    "LabelPosterior",
     "LastLoss",
     "LossTrajectories",
+    "Margin",
     "MeanLoss",
     "MixtureCut",
     "Policy",
@@ -68,6 +78,8 @@ __all__ = [
     "Signal",
     "StaticSubset",
     "TappedStep",
+    "TimeAverage",
     "TrajectoryScore",
+    "WrongEvents",
     "__version__",
 ]

@@ -202,6 +202,7 @@ class Pruner:
         """Return what is worth logging about the newest decision and the run so far."""
         return {
             **self.decision.metrics(self.shard),
+            **self.signal.metrics(),
             **self.policy.metrics(),
             "pruned_share_so_far": 1.0 - self.num_trained / max(1, self.num_possible),
         }

@@ -47,6 +47,14 @@ class Calibrator(NamedTuple):
         scaled = logits @ self.weight if self.weight.ndim == 2 else logits * self.weight
         return scaled + self.bias
 
+    def corrected(self, logits: Tensor) -> Tensor:
+        """Map logits, infinite ones too; shape (B, C), float32."""
+        return self(_bounded(logits))
+
+    def predictions(self, logits: Tensor) -> Tensor:
+        """Return the probabilities of the mapped logits, shape (B, C), float32."""
+        return self.corrected(logits).softmax(1)
+
     def losses(self, logits: Tensor, labels: Tensor) -> Tensor:
         """Return the cross-entropy of the mapped logits, shape (B,), float32.
 
