@@ -10,6 +10,7 @@ prediction per true class, ``T`` the training set's per given label, ``Q`` the t
 Column j of these belongs to class j.
 """
 
+import math
 from typing import NamedTuple
 
 import torch
@@ -18,7 +19,7 @@ from torch import Tensor
 
 from lightning_alignprune._checks import check_float
 
-MOST_LOG_ODDS = 6.0
+_LEAST_POSTERIOR = 1 / (1 + math.exp(6.0))
 SHRINKAGE = 0.02
 CONFIDENCE = 2.0
 # The spread of a class with few samples is taken from a bound, worth so many samples.
@@ -327,7 +328,7 @@ def label_log_odds(predictions: Tensor, given: Tensor, matrix: Tensor, prior: Te
         prior: pi, shape (C,), the reference's class shares, above 0.
 
     Returns:
-        Shape (B,), in [-6, 6], in the dtype of ``predictions``.
+        Shape (B,), in [-6, 6].
 
     Example:
         >>> matrix = torch.tensor([[0.6, 0.0], [0.4, 1.0]])  # of those given as 0, 40 % are 1
@@ -339,14 +340,20 @@ def label_log_odds(predictions: Tensor, given: Tensor, matrix: Tensor, prior: Te
     Note:
         O(B C), no host synchronisation.
     """
-    scaled = predictions / prior
-    columns = matrix.to(scaled).T[given]  # (B, C): P(true class k | given label)
-    column = given.unsqueeze(1)
-    right = (scaled * columns).gather(1, column).squeeze(1)
-    wrong = (scaled * columns).scatter(1, column, 0.0).sum(1)
-    least = torch.finfo(scaled.dtype).tiny
-    odds = right.clamp_min(least).log() - wrong.clamp_min(least).log()
-    return odds.clamp(-MOST_LOG_ODDS, MOST_LOG_ODDS)
+    return weighed_log_odds(predictions, given, candidate_weights(matrix, prior))
+
+
+def candidate_weights(matrix: Tensor, prior: Tensor) -> Tensor:
+    """Return Q[k, j] / pi(k) in row j, shape (C, C), float32, for :func:`weighed_log_odds`."""
+    return (matrix / prior.to(matrix).unsqueeze(1)).T.float().contiguous()
+
+
+def weighed_log_odds(predictions: Tensor, given: Tensor, weights: Tensor) -> Tensor:
+    """Return :func:`label_log_odds` from weights that were worked out once, in few operations."""
+    candidates = predictions * weights.index_select(0, given)
+    right = candidates.gather(1, given.unsqueeze(1)).squeeze(1) / candidates.sum(1)
+    # Of 0 against 0 nothing is known.
+    return right.nan_to_num_(nan=0.5).logit(_LEAST_POSTERIOR)
 
 
 def label_posterior(predictions: Tensor, given: Tensor, matrix: Tensor, prior: Tensor) -> Tensor:

@@ -21,20 +21,20 @@ class SeenLogits(NamedTuple):
 
     Attributes:
         logits: Shape (B, C), detached.
-        labels: Shape (B,), int64; 0 for ignored samples.
-        is_ignored: Shape (B,), bool.
-        is_bad: Shape (B,), bool: the loss is NaN or infinite.
+        labels: Shape (B,), int64; 0 where a sample is not valid.
+        losses: Shape (B,). NaN for ignored samples, infinite for bad ones.
+        is_valid: Shape (B,), bool. Which are neither.
     """
 
     logits: Tensor
     labels: Tensor
-    is_ignored: Tensor
-    is_bad: Tensor
+    losses: Tensor
+    is_valid: Tensor
 
     def marked(self, values: Tensor) -> Tensor:
         """Return values with NaN for ignored samples and infinity for bad ones."""
-        values = torch.where(self.is_bad | values.isnan(), torch.inf, values)
-        return torch.where(self.is_ignored, torch.nan, values)
+        values = values.nan_to_num(nan=torch.inf)
+        return torch.where(self.is_valid, values, self.losses)
 
 
 def seen_logits(step: TappedStep) -> SeenLogits:
@@ -51,9 +51,9 @@ def seen_logits(step: TappedStep) -> SeenLogits:
             else "a sample_loss of the module's own"
         )
     call = calls[0]
-    ignored = call.losses.isnan()
-    labels = torch.where(ignored, 0, call.target)
-    return SeenLogits(call.logits.detach(), labels, ignored, call.losses.isinf())
+    is_valid = call.losses.isfinite()
+    labels = torch.where(is_valid, call.target, 0)
+    return SeenLogits(call.logits.detach(), labels, call.losses, is_valid)
 
 
 class MapInUse:

@@ -11,10 +11,11 @@ from lightning_alignprune._checks import check_floats
 from lightning_alignprune.functional.calibration import STRENGTHS, Calibrator, held_out_logits
 from lightning_alignprune.functional.label_posterior import (
     CONFIDENCE,
+    candidate_weights,
     class_prior,
     estimate_transition,
-    label_log_odds,
     mean_predictions,
+    weighed_log_odds,
 )
 from lightning_alignprune.signals._seen_logits import MapInUse, seen_logits
 from lightning_alignprune.signals.averages import AveragedSignal
@@ -81,7 +82,7 @@ class LabelOdds(AveragedSignal):
         self._prior: Tensor | None = None
         self._before: Tensor | None = None
         self._sums: Tensor | None = None
-        self._counts: Tensor | None = None
+        self._weights: Tensor | None = None
         self._most_counted = 0
         self._was_informed = False
         self.noise_share = 0.0
@@ -97,40 +98,41 @@ class LabelOdds(AveragedSignal):
         seen = seen_logits(step)
         with torch.no_grad(), torch.autocast(seen.logits.device.type, enabled=False):
             found = self._map.on(seen.logits).predictions(seen.logits)
-            matrix, prior = self._judging(found)
-            self._count(found, seen.labels, ~(seen.is_ignored | seen.is_bad))
-            return seen.marked(-label_log_odds(found, seen.labels, matrix, prior))
+            self._count(found, torch.where(seen.is_valid, seen.labels, found.shape[1]))
+            odds = weighed_log_odds(found, seen.labels, self._weights_for(found))
+            return seen.marked(-odds)
 
-    def _judging(self, like: Tensor) -> tuple[Tensor, Tensor]:
-        if self._transition is None or self._prior is None:
-            self._transition = torch.eye(like.shape[1])
-            self._prior = torch.ones(like.shape[1]) / like.shape[1]
-        if self._prior.device != like.device:  # once per epoch
-            self._transition = self._transition.to(like.device)
-            self._prior = self._prior.to(like.device)
-        return self._transition, self._prior
+    def _weights_for(self, predictions: Tensor) -> Tensor:
+        if self._weights is None:
+            size = predictions.shape[1]
+            if self._transition is None or self._prior is None:
+                self._transition, self._prior = torch.eye(size), torch.ones(size) / size
+            weights = candidate_weights(self._transition.cpu(), self._prior.cpu())
+            self._weights = weights.to(predictions.device)
+        return self._weights
 
-    def _count(self, predictions: Tensor, labels: Tensor, is_valid: Tensor) -> None:
-        if self._sums is None or self._counts is None:
-            size, device = predictions.shape[1], predictions.device
-            self._sums = torch.zeros(size, size, dtype=torch.int64, device=device)
-            self._counts = torch.zeros(size, dtype=torch.int64, device=device)
-        if self._counts.device != predictions.device:  # after a resume
-            self._sums = self._sums.to(predictions.device)
-            self._counts = self._counts.to(predictions.device)
-        units = torch.where(is_valid.unsqueeze(1), predictions / _UNIT, 0).long()
-        self._sums.index_add_(0, labels, units)
-        self._counts.index_add_(0, labels, is_valid.long())
+    def _count(self, predictions: Tensor, rows: Tensor) -> None:
+        if self._sums is None:
+            size = predictions.shape[1]
+            # The last row is for samples that do not count.
+            self._sums = torch.zeros(size + 1, size, dtype=torch.int64, device=rows.device)
+        if self._sums.device != rows.device:  # after a resume
+            self._sums = self._sums.to(rows.device)
+        self._sums.index_add_(0, rows, (predictions / _UNIT).long())
 
     @override
     def sums(self) -> dict[str, Tensor]:
-        if self._sums is None or self._counts is None:
-            return {}
-        return {"predictions": self._sums, "counts": self._counts}
+        return {} if self._sums is None else {"predictions": self._sums}
 
     @override
     def load_sums(self, sums: dict[str, Tensor]) -> None:
-        self._sums, self._counts = sums.get("predictions"), sums.get("counts")
+        self._sums = sums.get("predictions")
+
+    def _by_class(self) -> tuple[Tensor, Tensor]:
+        """Return sums of predictions per given label, (C, C), and how many were given, (C,)."""
+        assert self._sums is not None, "nothing was summed up"
+        sums = self._sums[:-1].cpu().double() * _UNIT
+        return sums, sums.sum(1).round()  # a prediction adds up to 1
 
     # ---- the epoch end ----------------------------------------------------------------------
 
@@ -149,18 +151,18 @@ class LabelOdds(AveragedSignal):
             self._estimate((self._before + after) / 2, labels)
         self._before = _held_out(found.fold_maps, logits, labels)
         self._prior = class_prior(labels, logits.shape[1])
-        self._clear_sums()
+        self._weights = None
+        if self._sums is not None:
+            self._sums.zero_()
         return samples._replace(losses=found.losses)
 
     def _counted_all(self) -> bool:
-        num_counted = 0 if self._counts is None else int(self._counts.sum())
+        num_counted = 0 if self._sums is None else int(self._by_class()[1].sum())
         self._most_counted = max(self._most_counted, num_counted)
         return num_counted > 0 and num_counted >= _WHOLE * self._most_counted
 
     def _estimate(self, reference: Tensor, labels: Tensor) -> None:
-        assert self._sums is not None, "nothing was counted"
-        assert self._counts is not None, "nothing was counted"
-        sums, counts = self._sums.cpu().double() * _UNIT, self._counts.cpu()
+        sums, counts = self._by_class()
         found = estimate_transition(reference, labels, mean_predictions(sums, counts), counts)
         self.newest_share, self.standard_error = found.noise_share, found.standard_error
         self.estimates_since_peak += 1
@@ -168,11 +170,6 @@ class LabelOdds(AveragedSignal):
         if found.noise_share > 0 and (self.noise_share == 0 or surest > self._surest):
             self._transition, self._surest = found.matrix.float(), surest
             self.noise_share, self.estimates_since_peak = found.noise_share, 0
-
-    def _clear_sums(self) -> None:
-        if self._sums is not None and self._counts is not None:
-            self._sums.zero_()
-            self._counts.zero_()
 
     @override
     def close_epoch(self, row: Tensor, last: Tensor) -> Tensor:
@@ -220,6 +217,7 @@ class LabelOdds(AveragedSignal):
         self.newest_share, self.standard_error = state["newest_share"], state["standard_error"]
         self.estimates_since_peak = state["estimates_since_peak"]
         self._surest = state["surest"]
+        self._weights = None
 
 
 def _held_out(maps: Sequence[Calibrator], logits: Tensor, labels: Tensor) -> Tensor:

@@ -70,7 +70,7 @@ class Margin(AveragedSignal):
         logits = seen.logits
         with torch.no_grad(), torch.autocast(logits.device.type, enabled=False):
             if self.correction == "class":
-                logits = self._debiased(logits, ~(seen.is_ignored | seen.is_bad))
+                logits = self._debiased(logits, seen.is_valid)
             elif self.correction == "calibration":
                 logits = self._map.on(logits).corrected(logits)
             column = seen.labels.unsqueeze(1)

