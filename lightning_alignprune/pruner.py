@@ -177,6 +177,7 @@ class Pruner:
         return {
             "reference_scores": self.score.compute_reference(self.trajectories) if uses else None,
             "epochs_since_best": since,
+            "estimates_since_peak": self.signal.estimates_since_peak,
             "is_learning": since == 0 or self.score.gate == "none",
         }
 

@@ -40,6 +40,8 @@ class Signal(ABC):
         needs_logits: Whether it needs the reference's logits and labels.
         compares_with_reference: Whether the reference's losses are in the unit of what is recorded,
             so that samples can be ranked among those of the reference.
+        estimates_since_peak: For a signal that estimates the share of wrong labels: how many
+            estimates came after the largest one.
     """
 
     weighting: Literal["sample", "batch"] = "sample"
@@ -47,6 +49,7 @@ class Signal(ABC):
     needs_reference: bool = False
     needs_logits: bool = False
     compares_with_reference: bool = True
+    estimates_since_peak: int | None = None
 
     @abstractmethod
     def values(self, step: TappedStep) -> Tensor:

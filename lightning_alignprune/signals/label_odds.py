@@ -165,7 +165,7 @@ class LabelOdds(AveragedSignal):
         sums, counts = self._by_class()
         found = estimate_transition(reference, labels, mean_predictions(sums, counts), counts)
         self.newest_share, self.standard_error = found.noise_share, found.standard_error
-        self.estimates_since_peak += 1
+        self.estimates_since_peak = (self.estimates_since_peak or 0) + 1
         surest = found.noise_share - CONFIDENCE * found.standard_error
         if found.noise_share > 0 and (self.noise_share == 0 or surest > self._surest):
             self._transition, self._surest = found.matrix.float(), surest
