@@ -50,6 +50,7 @@ def _draw_scores(axis: Any, epochs: list[int], found: dict[str, Any]) -> None:
         values = [_number(entry["auroc"][name]) for entry in found["epochs"]]
         axis.plot(epochs, values, color=colour, linestyle=style, label=name)
     axis.set(ylim=(0.48, 1.01), xlabel="epochs", ylabel="AUROC")
+    axis.xaxis.get_major_locator().set_params(integer=True)
     axis.set_title("Right against wrong labels")
     axis.legend(fontsize=7, frameon=False, loc="center left", bbox_to_anchor=(1, 0.5))
 
@@ -63,6 +64,7 @@ def _draw_shares(axis: Any, epochs: list[int], found: dict[str, Any]) -> None:
     axis.plot(epochs, in_use, "tab:red", linestyle="--", label="the estimate in use")
     axis.axhline(found["true_share"], color="k", linewidth=0.8, label="true share")
     axis.set(ylim=(-0.02, 1.3), yticks=[0, 0.2, 0.4, 0.6, 0.8, 1.0], xlabel="epochs")
+    axis.xaxis.get_major_locator().set_params(integer=True)
     axis.set_title("Noise share and accuracy")
     axis.legend(fontsize=8, frameon=False, loc="upper right")
 
