@@ -41,7 +41,8 @@ class LabelOdds(AveragedSignal):
     update. Samples are memorised with time and the share of wrong labels is then underestimated: of
     all epochs' estimates the one is used that stands out most, share less two standard errors.
     Nothing is recorded, and nothing is cut, before one stands out at all; on clean labels that is
-    the whole run. Estimates are made only from epochs in which all samples were trained.
+    the whole run. The first one is dropped, with what was recorded by it, unless the next stands
+    out too. Estimates are made only from epochs in which all samples were trained.
 
     Needs a reference set, and one classification loss per step. Samples of a class that the
     reference lacks count as right. Class weights and label smoothing do not enter.
@@ -90,6 +91,7 @@ class LabelOdds(AveragedSignal):
         self.standard_error = float("inf")
         self.estimates_since_peak = 0
         self._surest = 0.0
+        self._is_confirmed = False
 
     # ---- the batch path ---------------------------------------------------------------------
 
@@ -167,6 +169,11 @@ class LabelOdds(AveragedSignal):
         self.newest_share, self.standard_error = found.noise_share, found.standard_error
         self.estimates_since_peak = (self.estimates_since_peak or 0) + 1
         surest = found.noise_share - CONFIDENCE * found.standard_error
+        if self.noise_share > 0 and not self._is_confirmed:
+            # One epoch in which the network leaped looks like noise; real noise is seen again.
+            self._is_confirmed = found.noise_share > 0
+            if not self._is_confirmed:
+                self.noise_share, self._transition = 0.0, None
         if found.noise_share > 0 and (self.noise_share == 0 or surest > self._surest):
             self._transition, self._surest = found.matrix.float(), surest
             self.noise_share, self.estimates_since_peak = found.noise_share, 0
@@ -180,7 +187,7 @@ class LabelOdds(AveragedSignal):
     @property
     @override
     def is_informative(self) -> bool:
-        return self._was_informed
+        return self._was_informed and self.noise_share > 0
 
     @override
     def metrics(self) -> dict[str, float]:
@@ -205,6 +212,7 @@ class LabelOdds(AveragedSignal):
             "standard_error": self.standard_error,
             "estimates_since_peak": self.estimates_since_peak,
             "surest": self._surest,
+            "is_confirmed": self._is_confirmed,
         }
 
     @override
@@ -216,7 +224,7 @@ class LabelOdds(AveragedSignal):
         self._was_informed, self.noise_share = state["was_informed"], state["noise_share"]
         self.newest_share, self.standard_error = state["newest_share"], state["standard_error"]
         self.estimates_since_peak = state["estimates_since_peak"]
-        self._surest = state["surest"]
+        self._surest, self._is_confirmed = state["surest"], state["is_confirmed"]
         self._weights = None
 
 

@@ -100,6 +100,19 @@ def test_clean_labels_record_nothing():
     assert LabelPosterior().compute(bank).isnan().all()
 
 
+def test_noise_that_the_next_epoch_does_not_show_is_dropped():
+    signal, bank = LabelOdds(), LossTrajectories(800, window=1)
+    for number, noise in enumerate([0.4, 0.4, 0.0]):
+        epoch(signal, bank, number, noise)
+    assert signal.noise_share == 0.0
+    assert bank.last.isnan().all()
+    for number in (3, 4):
+        epoch(signal, bank, number, 0.4)
+    epoch(signal, bank, 5, 0.0)  # seen twice: memorised by now
+    assert signal.noise_share > 0.35
+    assert bank.last.isfinite().all()
+
+
 def test_ignored_and_bad_samples_are_marked_and_not_counted():
     signal = LabelOdds()
     logits, given, _ = drawn(6, 0)
