@@ -12,6 +12,7 @@ from lightning_alignprune.policies import (
     InfoBatch,
     MixtureCut,
     Policy,
+    PosteriorCut,
     SelectionContext,
     SeTa,
     StaticSubset,
@@ -20,18 +21,24 @@ from lightning_alignprune.reference import PseudoClean, PseudoModerate
 from lightning_alignprune.schedule import PruningSchedule
 from lightning_alignprune.scores import (
     DynamicAlignment,
+    LabelPosterior,
     LastLoss,
     MeanLoss,
     ReferenceRank,
     Score,
+    TimeAverage,
     TrajectoryScore,
 )
 from lightning_alignprune.signals import (
+    AveragedSignal,
     BatchLoss,
     CalibratedLoss,
+    LabelOdds,
+    Margin,
     ReferenceSamples,
     SampleLoss,
     Signal,
+    WrongEvents,
 )
 from lightning_alignprune.state import Decision, LossTrajectories, PrunedSampler
 from lightning_alignprune.tap import TappedStep, register_loss
@@ -41,6 +48,7 @@ __version__ = version("lightning-alignprune")
 __all__ = [
     "IES",
     "UCB",
+    "AveragedSignal",
     "BatchLoss",
     "CalibratedLoss",
     "Decision",
@@ -49,11 +57,15 @@ __all__ = [
     "DynamicRandom",
     "EpsilonGreedy",
     "InfoBatch",
+    "LabelOdds",
+    "LabelPosterior",
     "LastLoss",
     "LossTrajectories",
+    "Margin",
     "MeanLoss",
     "MixtureCut",
     "Policy",
+    "PosteriorCut",
     "PrunedSampler",
     "PruningSchedule",
     "PseudoClean",
@@ -68,7 +80,9 @@ __all__ = [
     "Signal",
     "StaticSubset",
     "TappedStep",
+    "TimeAverage",
     "TrajectoryScore",
+    "WrongEvents",
     "__version__",
     "register_loss",
 ]

@@ -29,6 +29,7 @@ from lightning_alignprune.pruner import Decision, Parts, Pruner
 from lightning_alignprune.reference import PSEUDO, VALIDATION
 from lightning_alignprune.schedule import PruningSchedule
 from lightning_alignprune.scores import SCORES, DynamicAlignment, Score
+from lightning_alignprune.scores.base import check_goes_with
 from lightning_alignprune.signals import SIGNALS, BatchLoss, Signal
 from lightning_alignprune.state import LossTrajectories, StorageDtype
 from lightning_alignprune.trainer_access.errors import OWNER
@@ -126,6 +127,7 @@ class DynamicPruningCallback(Callback):
             )
             or PruningSchedule(),
         )
+        check_goes_with(self.parts.score, self.parts.signal)
         if isinstance(reference, str):
             check_choice(OWNER, "reference", reference, (VALIDATION, PSEUDO))
         self.reference = reference

@@ -178,6 +178,7 @@ class Pruner:
         return {
             "reference_scores": self.score.compute_reference(self.trajectories) if uses else None,
             "epochs_since_best": since,
+            "estimates_since_peak": self.signal.estimates_since_peak,
             "is_learning": since == 0 or self.score.gate == "none",
         }
 
@@ -203,6 +204,7 @@ class Pruner:
         """Return what is worth logging about the newest decision and the run so far."""
         return {
             **self.decision.metrics(self.shard),
+            **self.signal.metrics(),
             **self.policy.metrics(),
             "pruned_share_so_far": 1.0 - self.num_trained / max(1, self.num_possible),
         }

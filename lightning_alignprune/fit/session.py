@@ -221,6 +221,7 @@ class FitSession:
         self._follow_batches(pruner)
         if state is None:
             pruner.trajectories.clear_running()  # a crash may have left part of an epoch
+            pruner.signal.load_sums({name: x * 0 for name, x in self._sums().items()})
         else:
             self._load(pruner, state)
         pruner.has_reference, pruner.fewest = self._reference is not None, sampler.fewest
@@ -295,6 +296,7 @@ class FitSession:
         means = pruner.trajectories.row_means
         if means is not None and pruner.shard.is_whole and self._fit.exchange.rank > 0:
             means.clear()  # they are of all ranks: the first one goes on from them
+        self._deal_out(pruner, state.get("signal_sums", {}))
         if self._lr is not None and state.get("lr"):
             self._lr.load_state_dict(state["lr"])
         if self._reference is not None and state.get("reference"):
@@ -374,6 +376,7 @@ class FitSession:
         """
         pruner, reference, exchange = self.started(), self._reference, self._fit.exchange
         loss = self._measured_reference()
+        pruner.signal.load_sums(self._sums(of_all_ranks=True))
         samples = None
         if reference is not None and loss is not None:
             samples = learn_from_reference(reference, pruner.signal, pruner.score)
@@ -382,11 +385,13 @@ class FitSession:
         pruner.trajectories.running, _ = self._running(pruner)
         exchange.has_news = False
         try:
-            losses = None if samples is None else samples.losses
+            compares = pruner.signal.compares_with_reference
+            losses = samples.losses if samples is not None and compares else None
             skips_bad = self._callback.on_nonfinite_loss == "skip"
             pruner.close_epoch(epoch, loss, skips_bad, losses)
         except BadLossError as error:
             raise RuntimeError(f"{OWNER}: {error}") from None
+        self._deal_out(pruner, self._sums())
         if reference is not None and loss is None:
             loss = reference.follow(pruner.trajectories)
         if self._lr is not None:
@@ -438,7 +443,19 @@ class FitSession:
         extra = self._extra_state()
         if extra["rng"] is not None:
             extra["rng"] = self._fit.exchange.united(extra["rng"])
+        extra["signal_sums"] = self._sums(of_all_ranks=True)
         return {**pruner.state_dict(*merged), **extra}
+
+    def _sums(self, of_all_ranks: bool = False) -> dict[str, Tensor]:
+        sums = {} if self.pruner is None else self.pruner.signal.sums()
+        if not of_all_ranks:
+            return sums
+        return {name: self._fit.exchange.all_reduce(value) for name, value in sums.items()}
+
+    def _deal_out(self, pruner: Pruner, sums: dict[str, Tensor]) -> None:
+        """Give rank 0 the sums of all ranks, so that they are added up once."""
+        is_mine = int(self._fit.exchange.rank == 0)
+        pruner.signal.load_sums({name: value * is_mine for name, value in sums.items()})
 
     def _settle(self) -> None:
         """Take in a batch that is over, where another's hook saves before ours has run."""
@@ -460,6 +477,7 @@ class FitSession:
             "reference": None if self._reference is None else self._reference.state_dict(),
             "lr": None if self._lr is None else self._lr.state_dict(),
             "rng": self._rng_states(),
+            "signal_sums": self._sums(),
         }
 
     def release(self) -> None:

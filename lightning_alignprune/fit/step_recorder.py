@@ -219,6 +219,8 @@ class StepRecorder:
         )
 
     def _record(self, tapped: TappedStep) -> None:
+        if self._values is not None:  # LBFGS runs the step again; its first loss is the batch's
+            return
         try:
             values = self.signal.values(tapped)
         except ChangingFactorsError:
@@ -249,8 +251,7 @@ class StepRecorder:
                 )
             self._check_values(values, tapped.num_samples)
         self._is_checked = True
-        if self._values is None:  # LBFGS runs the step again; its first loss is the batch's
-            self._values = values
+        self._values = values
 
     def _check_values(self, values: object, num_samples: int) -> None:
         is_vector = isinstance(values, Tensor) and values.shape == (num_samples,)

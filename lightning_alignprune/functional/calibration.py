@@ -47,6 +47,14 @@ class Calibrator(NamedTuple):
         scaled = logits @ self.weight if self.weight.ndim == 2 else logits * self.weight
         return scaled + self.bias
 
+    def corrected(self, logits: Tensor) -> Tensor:
+        """Map logits, infinite ones too; shape (B, C), float32."""
+        return self(_bounded(logits))
+
+    def predictions(self, logits: Tensor) -> Tensor:
+        """Return the probabilities of the mapped logits, shape (B, C), float32."""
+        return self.corrected(logits).softmax(1)
+
     def losses(self, logits: Tensor, labels: Tensor) -> Tensor:
         """Return the cross-entropy of the mapped logits, shape (B,), float32.
 
@@ -80,11 +88,13 @@ class Calibration(NamedTuple):
         losses: Shape (n,), float32. The reference samples' losses under maps that had not seen
             them: what the losses of clean samples look like.
         strength: The penalty that was chosen; infinite for the map that changes nothing.
+        fold_maps: The maps under which these losses are, for :func:`held_out_logits`.
     """
 
     calibrator: Calibrator
     losses: Tensor
     strength: float
+    fold_maps: tuple[Calibrator, ...] = ()
 
 
 def calibrate(
@@ -158,8 +168,30 @@ def _calibrate(logits: Tensor, labels: Tensor, strengths: Sequence[float]) -> Ca
     best = int(surest.argmax())
     if float(surest[best]) <= 0:
         same = identity_calibrator(num_classes, logits.device)
-        return Calibration(same._replace(known=_known(labels, num_classes)), plain, float("inf"))
-    return Calibration(fits[best][0], held_out[best], float(strengths[best]))
+        same = same._replace(known=_known(labels, num_classes))
+        return Calibration(same, plain, float("inf"), (same,) * NUM_FOLDS)
+    whole, *without = fits[best]
+    return Calibration(whole, held_out[best], float(strengths[best]), tuple(without))
+
+
+def held_out_logits(fold_maps: Sequence[Calibrator], logits: Tensor, labels: Tensor) -> Tensor:
+    """Map the reference's logits, each sample's by the map that was fitted without it.
+
+    Args:
+        fold_maps: Of a :class:`Calibration` on samples with these labels, in this order.
+        logits: Shape (n, C), float; those of the fit, or newer ones of the same samples.
+        labels: Shape (n,), int64.
+
+    Returns:
+        Shape (n, C), float32.
+    """
+    bounded = _bounded(logits.detach())
+    folds = _folds(labels)
+    mapped = torch.empty_like(bounded)
+    for fold, held in enumerate(fold_maps):
+        part = folds == fold
+        mapped[part] = held(bounded[part])
+    return mapped
 
 
 def _folds(labels: Tensor) -> Tensor:

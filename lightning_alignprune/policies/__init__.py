@@ -5,6 +5,7 @@ from lightning_alignprune.policies.base import Policy, SelectionContext
 from lightning_alignprune.policies.ies import IES
 from lightning_alignprune.policies.infobatch import InfoBatch
 from lightning_alignprune.policies.mixture_cut import MixtureCut
+from lightning_alignprune.policies.posterior_cut import PosteriorCut
 from lightning_alignprune.policies.random_subsets import DynamicRandom, StaticSubset
 from lightning_alignprune.policies.seta import SeTa
 
@@ -17,6 +18,7 @@ _ALL: tuple[type[Policy], ...] = (
     EpsilonGreedy,
     UCB,
     MixtureCut,
+    PosteriorCut,
 )
 POLICIES: dict[str, type[Policy]] = {cls.__name__: cls for cls in _ALL}
 
@@ -29,6 +31,7 @@ __all__ = [
     "InfoBatch",
     "MixtureCut",
     "Policy",
+    "PosteriorCut",
     "SeTa",
     "SelectionContext",
     "StaticSubset",

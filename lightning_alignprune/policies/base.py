@@ -34,6 +34,8 @@ class SelectionContext:
             reference, 0 before its first loss.
         is_learning: Whether the newest losses enter the score: with a gate only while the
             reference loss is at its lowest.
+        estimates_since_peak: How many estimates of the share of wrong labels came after the largest
+            one; None where the signal makes none.
         is_finishing: Whether the epoch is one of the last, after the schedule's ``stop_fraction``.
     """
 
@@ -49,10 +51,15 @@ class SelectionContext:
     epochs_since_best: int | None = None
     is_learning: bool = True
     is_finishing: bool = False
+    estimates_since_peak: int | None = None
 
     def total(self, value: Tensor) -> Tensor:
         """Sum a tensor over all shares of the data set."""
         return self.all_reduce(value) if self.all_reduce else value
+
+    def is_any(self, value: bool) -> bool:
+        """Say whether it is true on any share of the data set."""
+        return bool(self.total(torch.tensor(int(value), device=self.indices.device)) > 0)
 
     def generator(self) -> torch.Generator:
         """Return a CPU generator seeded by (seed, epoch), for draws that are not per sample."""

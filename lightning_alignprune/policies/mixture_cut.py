@@ -1,6 +1,5 @@
 """MixtureCut: prune what is probably mislabelled, by a mixture of right and wrong labels."""
 
-import math
 from typing import Any
 
 import torch
@@ -21,6 +20,7 @@ from lightning_alignprune.functional.selection import (
     Selection,
     infobatch_selection,
 )
+from lightning_alignprune.policies._floors import with_floors
 from lightning_alignprune.policies.base import Policy, SelectionContext
 
 _READMIT_STREAM = 3
@@ -161,27 +161,7 @@ class MixtureCut(Policy):
         self.noise_share = max(found.noise_share, self.noise_share or 0.0)
         badness = badness.nan_to_num(nan=-torch.inf)
         cut = badness > threshold
-        return self._with_floors(cut, badness, context)
-
-    def _with_floors(self, cut: Tensor, badness: Tensor, context: SelectionContext) -> Tensor:
-        if context.labels is not None and self.min_kept_per_class:
-            # Negative labels, such as ignored ones, are a class of their own.
-            classes = context.labels.clamp_min(-1) + 1
-            sizes = torch.bincount(classes)
-            kept = torch.bincount(classes[~cut], minlength=len(sizes))
-            floors = (sizes * self.min_kept_per_class).ceil().long()
-            for label in (kept < floors).nonzero().flatten().tolist():
-                members = (classes == label).nonzero().flatten()
-                cut[members[badness[members].argsort()[: int(floors[label])]]] = False
-        num_kept, num_all = context.total(
-            torch.stack([(~cut).sum(), torch.ones_like(cut).sum()])
-        ).tolist()
-        if num_kept < self.min_kept * num_all:
-            # The same share of each rank's samples; for one process that is exact. 0.07 * 100 is
-            # 7.000...1 in binary; the user's 7 % of 100 is 7.
-            count = math.ceil(self.min_kept * len(cut) - 1e-9)
-            cut[badness.argsort()[:count]] = False
-        return cut
+        return with_floors(cut, badness, context, self.min_kept, self.min_kept_per_class)
 
     @override
     def metrics(self) -> dict[str, float]:

@@ -38,10 +38,10 @@ def find_reference(
     if given is None and not (score.needs_reference or signal.needs_reference):
         return None
     source = _found(fit, score, signal) if given is None else given
-    if score.needs_reference_samples and signal.weighting == "batch":
+    if score.needs_reference_samples and not signal.compares_with_reference:
         raise refusal(
-            f"a signal of single samples for {type(score).__name__}",
-            f"{type(signal).__name__}, which records the losses of batches",
+            f"a signal of single samples' losses for {type(score).__name__}",
+            f"{type(signal).__name__}, whose values cannot be compared with the reference's losses",
             "Use signal=SampleLoss(), or MeanLoss as score.",
         )
     needs_samples = ((signal, signal.needs_logits), (score, score.needs_reference_samples))
@@ -57,8 +57,7 @@ def find_reference(
             )
         return PseudoReference(fit, source)
     detail: SampleDetail | None = None
-    in_same_unit = signal.weighting == "sample"
-    if needed_by or (policy.uses_reference_scores and in_same_unit):
+    if needed_by or (policy.uses_reference_scores and signal.compares_with_reference):
         detail = "logits" if signal.needs_logits else "losses"
     if isinstance(source, str):
         return ValidationPass(fit, signal.plain_loss, detail)

@@ -33,9 +33,9 @@ def learn_from_reference(
         raise no_logits(signal, error) from None
     # One fit for all: its last bits may differ between machines. And one set of losses: BatchNorm's
     # statistics differ between ranks.
-    mine = (samples.losses.cpu(), _on_cpu(signal.state_dict()))
+    mine = (samples.losses.cpu(), _on_cpu(signal.learned()))
     losses, state = reference.fit.exchange.from_rank_zero(mine)
-    signal.load_state_dict(state)
+    signal.load_learned(state)
     return samples._replace(losses=losses.to(samples.losses.device))
 
 

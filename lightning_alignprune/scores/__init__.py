@@ -2,6 +2,7 @@
 
 from lightning_alignprune.scores.alignment import DynamicAlignment
 from lightning_alignprune.scores.base import End, Gate, Score, TrajectoryScore
+from lightning_alignprune.scores.label_posterior import LabelPosterior, TimeAverage
 from lightning_alignprune.scores.losses import LastLoss, MeanLoss
 from lightning_alignprune.scores.reference_rank import ReferenceRank
 
@@ -10,6 +11,8 @@ SCORES: dict[str, type[Score]] = {
     "LastLoss": LastLoss,
     "loss": LastLoss,
     "MeanLoss": MeanLoss,
+    "LabelPosterior": LabelPosterior,
+    "TimeAverage": TimeAverage,
     "ReferenceRank": ReferenceRank,
     "DynamicAlignment": DynamicAlignment,
     "alignment": DynamicAlignment,
@@ -21,9 +24,11 @@ __all__ = [
     "DynamicAlignment",
     "End",
     "Gate",
+    "LabelPosterior",
     "LastLoss",
     "MeanLoss",
     "ReferenceRank",
     "Score",
+    "TimeAverage",
     "TrajectoryScore",
 ]

@@ -8,6 +8,7 @@ from torch import Tensor
 from typing_extensions import override
 
 from lightning_alignprune._checks import check_choice, check_int
+from lightning_alignprune.signals.base import Signal
 from lightning_alignprune.state.trajectories import LossTrajectories, TrajectoryView
 
 Gate = Literal["reference", "none"]
@@ -23,6 +24,7 @@ class Score(ABC):
     Attributes:
         needs_reference: Whether a reference set must be there.
         needs_reference_samples: Whether the losses of its samples must be, not only their mean.
+        needs_signal: The kind of signal that it reads; None for any.
         min_observations: How many recorded epochs it takes until a score can be defined.
         window: How many epochs of losses :meth:`compute` looks at; None for all of them.
         gate: ``"reference"`` if :meth:`compute` looks only at the epochs up to the best reference
@@ -32,6 +34,8 @@ class Score(ABC):
 
     needs_reference: bool = False
     needs_reference_samples: bool = False
+    needs_signal: type[Signal] | None = None
+    signal_remedy: str = ""
     min_observations: int = 1
     window: int | None = 1
     gate: Gate = "none"
@@ -44,6 +48,21 @@ class Score(ABC):
     def compute_reference(self, trajectories: LossTrajectories) -> Tensor | None:
         """Return the same score of the reference samples, shape (n,); None if there is none."""
         return None
+
+
+def check_goes_with(score: Score, signal: Signal) -> None:
+    """Refuse a score that reads something else than what is recorded.
+
+    Raises:
+        ValueError: If the signal is none of the kind that the score needs.
+    """
+    needed = score.needs_signal
+    if needed is not None and not isinstance(signal, needed):
+        name = type(score).__name__
+        raise ValueError(
+            f"{name}: expected a signal of the kind {needed.__name__}, got "
+            f"{type(signal).__name__}. {score.signal_remedy}"
+        )
 
 
 class TrajectoryScore(Score):

@@ -1,19 +1,33 @@
 """What is recorded for a sample when its batch was trained?"""
 
+from lightning_alignprune.signals.averages import AveragedSignal
 from lightning_alignprune.signals.base import NoLogitsError, ReferenceSamples, Signal
 from lightning_alignprune.signals.calibrated_loss import CalibratedLoss
+from lightning_alignprune.signals.label_odds import LabelOdds
 from lightning_alignprune.signals.losses import BatchLoss, SampleLoss
+from lightning_alignprune.signals.margins import Margin, WrongEvents
 
-_ALL: tuple[type[Signal], ...] = (SampleLoss, BatchLoss, CalibratedLoss)
+_ALL: tuple[type[Signal], ...] = (
+    SampleLoss,
+    BatchLoss,
+    CalibratedLoss,
+    LabelOdds,
+    Margin,
+    WrongEvents,
+)
 #: The names by which a signal can be given.
 SIGNALS: dict[str, type[Signal]] = {cls.__name__: cls for cls in _ALL}
 
 __all__ = [
     "SIGNALS",
+    "AveragedSignal",
     "BatchLoss",
     "CalibratedLoss",
+    "LabelOdds",
+    "Margin",
     "NoLogitsError",
     "ReferenceSamples",
     "SampleLoss",
     "Signal",
+    "WrongEvents",
 ]

@@ -38,12 +38,18 @@ class Signal(ABC):
             loss inside the step, ``"batch"`` multiplies the batch loss by the mean weight.
         needs_reference: Whether a reference set must be there, for :meth:`follow_reference`.
         needs_logits: Whether it needs the reference's logits and labels.
+        compares_with_reference: Whether the reference's losses are in the unit of what is recorded,
+            so that samples can be ranked among those of the reference.
+        estimates_since_peak: For a signal that estimates the share of wrong labels: how many
+            estimates came after the largest one.
     """
 
     weighting: Literal["sample", "batch"] = "sample"
     plain_loss: bool = False
     needs_reference: bool = False
     needs_logits: bool = False
+    compares_with_reference: bool = True
+    estimates_since_peak: int | None = None
 
     @abstractmethod
     def values(self, step: TappedStep) -> Tensor:
@@ -59,8 +65,34 @@ class Signal(ABC):
         return type(self).close_epoch is Signal.close_epoch
 
     def follow_reference(self, samples: ReferenceSamples) -> ReferenceSamples:
-        """Learn from the reference pass at the epoch end; return its losses as we would record."""
+        """Learn from the reference pass at the epoch end; return its losses as we would record.
+
+        Called on rank 0's behalf on every rank; the others then take :meth:`learned` from rank 0.
+        """
         return samples
+
+    def sums(self) -> dict[str, Tensor]:
+        """What this rank has summed up over the batches of the running epoch, whole numbers.
+
+        At the epoch's end, before :meth:`follow_reference`, and in a checkpoint they are those of
+        all ranks together. Whole numbers add up to the same in any order.
+        """
+        return {}
+
+    def load_sums(self, sums: dict[str, Tensor]) -> None:  # noqa: B027
+        """Take over sums."""
+
+    def learned(self) -> dict[str, Any]:
+        """What :meth:`follow_reference` sets of the state: by default the whole."""
+        return self.state_dict()
+
+    def load_learned(self, state: dict[str, Any]) -> None:
+        """Take over what rank 0 has learned."""
+        self.load_state_dict(state)
+
+    def metrics(self) -> dict[str, float]:
+        """Return what is worth logging about the signal, the same on every rank."""
+        return {}
 
     def state_dict(self) -> dict[str, Any]:
         """State beyond the trajectories, tensors and primitives only."""

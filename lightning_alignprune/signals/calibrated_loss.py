@@ -8,14 +8,9 @@ from torch import Tensor
 from typing_extensions import override
 
 from lightning_alignprune._checks import check_floats
-from lightning_alignprune.functional.calibration import (
-    Calibration,
-    Calibrator,
-    calibrate,
-    identity_calibrator,
-)
-from lightning_alignprune.signals.base import NoLogitsError, ReferenceSamples, Signal
-from lightning_alignprune.tap.tapped_step import TappedStep, is_classification
+from lightning_alignprune.signals._seen_logits import MapInUse, seen_logits
+from lightning_alignprune.signals.base import ReferenceSamples, Signal
+from lightning_alignprune.tap.tapped_step import TappedStep
 
 
 class CalibratedLoss(Signal):
@@ -43,9 +38,6 @@ class CalibratedLoss(Signal):
         TypeError: If ``strengths`` is no sequence of numbers.
         ValueError: If there is no strength or one is out of range.
 
-    Attributes:
-        strength: The penalty chosen last; infinite where the plain logits were best.
-
     Note:
         Per step one (B, C) by (C, C) product and two cross-entropies, no host wait. Per epoch end
         one fit, see :func:`~lightning_alignprune.functional.calibrate`.
@@ -61,47 +53,28 @@ class CalibratedLoss(Signal):
         )
         if not self.strengths:
             raise ValueError("CalibratedLoss: expected strengths not to be empty, got (). Give 10.")
-        self.strength = float("inf")
-        self._calibrator: Calibrator | None = None
+        self._map = MapInUse(self.strengths)
+
+    @property
+    def strength(self) -> float:
+        """The penalty chosen last; infinite where the plain logits were best."""
+        return self._map.strength
 
     @override
     def values(self, step: TappedStep) -> Tensor:
-        calls = [call for call in step.calls if is_classification(call)]
-        if len(calls) != 1 or step.user_losses is not None:
-            raise NoLogitsError(
-                f"{len(calls)} classification losses in a step"
-                if step.user_losses is None
-                else "a sample_loss of the module's own"
-            )
-        call = calls[0]
-        device = call.logits.device
-        if self._calibrator is None:  # before the first reference pass
-            self._calibrator = identity_calibrator(call.logits.shape[1], device)
-        if self._calibrator.bias.device != device:  # once per fit of the map
-            self._calibrator = Calibrator(*(x.to(device) for x in self._calibrator))
-        ignored = call.losses.isnan()
-        labels = torch.where(ignored, 0, call.target)
+        seen = seen_logits(step)
         # The step may run under autocast, in which the map would be applied in half precision.
-        with torch.no_grad(), torch.autocast(device.type, enabled=False):
-            losses = self._calibrator.losses(call.logits, labels)
-        losses = torch.where(call.losses.isinf() | losses.isnan(), torch.inf, losses)
-        return torch.where(ignored, torch.nan, losses)
+        with torch.no_grad(), torch.autocast(seen.logits.device.type, enabled=False):
+            return seen.marked(self._map.on(seen.logits).losses(seen.logits, seen.labels))
 
     @override
     def follow_reference(self, samples: ReferenceSamples) -> ReferenceSamples:
-        if samples.logits is None or samples.labels is None:
-            raise NoLogitsError("no classification loss in the reference pass")
-        found: Calibration = calibrate(samples.logits, samples.labels, self.strengths)
-        self._calibrator, self.strength = found.calibrator, found.strength
-        return samples._replace(losses=found.losses)
+        return samples._replace(losses=self._map.learn(samples).losses)
 
     @override
     def state_dict(self) -> dict[str, Any]:
-        parts = None if self._calibrator is None else tuple(self._calibrator)
-        return {"calibrator": parts, "strength": self.strength}
+        return self._map.state_dict()
 
     @override
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        parts = state["calibrator"]
-        self._calibrator = None if parts is None else Calibrator(*parts)
-        self.strength = state["strength"]
+        self._map.load_state_dict(state)

@@ -56,6 +56,7 @@ class BatchLoss(Signal):
     """
 
     weighting = "batch"
+    compares_with_reference = False
 
     def __init__(self, alpha: float = 0.9, bias_correction: bool = False) -> None:
         remedy = "0 records the batch loss itself."

@@ -16,9 +16,12 @@ from lightning_alignprune import (
     DynamicRandom,
     EpsilonGreedy,
     InfoBatch,
+    LabelOdds,
     LossTrajectories,
+    Margin,
     MeanLoss,
     MixtureCut,
+    PosteriorCut,
     PrunedSampler,
     PruningSchedule,
     PseudoClean,
@@ -26,6 +29,7 @@ from lightning_alignprune import (
     SampleLoss,
     SeTa,
     StaticSubset,
+    WrongEvents,
 )
 from lightning_alignprune.functional import (
     alignment,
@@ -161,6 +165,9 @@ I3, F5 = np.int64(3), np.float32(0.5)
         SampleLoss(plain=np.bool_(True)),
         BatchLoss(alpha=F5, bias_correction=np.bool_(False)),
         CalibratedLoss(strengths=np.array([1.0, 10.0], dtype=np.float32)),
+        LabelOdds(F5, np.array([1.0, 10.0], dtype=np.float32)),
+        Margin(decay=F5),
+        WrongEvents(F5),
         DynamicAlignment(window=np.int64(25), min_observations=I3),
         MeanLoss(window=I3),
         InfoBatch(F5, keep_floor=F5),
@@ -171,6 +178,7 @@ I3, F5 = np.int64(3), np.float32(0.5)
         EpsilonGreedy(F5, F5, F5),
         UCB(F5, F5, F5),
         MixtureCut(F5, I3, F5, readmit=F5, min_kept=F5, min_kept_per_class=F5),
+        PosteriorCut(F5, F5, F5, I3, F5, F5, F5),
         PruningSchedule(I3, F5),
         PseudoClean(F5),
         PseudoClean(I3, np.bool_(True)),
@@ -181,7 +189,8 @@ I3, F5 = np.int64(3), np.float32(0.5)
 )
 def test_numbers_of_numpy_are_kept_as_plain_ones(made):
     values = dataclasses.asdict(made) if dataclasses.is_dataclass(made) else vars(made)
-    flat = [x for value in values.values() for x in (value if type(value) is tuple else [value])]
+    given = [value for name, value in values.items() if not name.startswith("_")]
+    flat = [x for value in given for x in (value if type(value) is tuple else [value])]
     assert flat
     assert {type(value) for value in flat} <= {int, float, bool, str, type(None)}
 

@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from scipy.optimize import minimize
 from torch.testing import assert_close
 
-from lightning_alignprune.functional import calibrate, identity_calibrator
+from lightning_alignprune.functional import calibrate, held_out_logits, identity_calibrator
 
 NAN = float("nan")
 
@@ -52,6 +52,17 @@ def test_the_map_is_the_least_of_the_penalised_loss(strength, scale):
     gap = objective(ours.double().numpy())[0] - slow.fun
     assert found.strength == strength
     assert -1e-9 <= gap <= 1e-3 * (objective(np.r_[np.eye(8).ravel(), np.zeros(8)])[0] - slow.fun)
+
+
+@pytest.mark.parametrize("flip", [0.0, 0.8])
+def test_held_out_logits_are_those_of_the_held_out_losses(flip):
+    logits, labels = draw(400, 4, 0, flip=flip)
+    found = calibrate(logits, labels)
+    mapped = held_out_logits(found.fold_maps, logits, labels)
+    assert_close(F.cross_entropy(mapped, labels, reduction="none"), found.losses)
+    assert (found.strength < float("inf")) is (flip > 0)
+    changed = found.calibrator(logits)
+    assert torch.equal(mapped, changed) is (flip == 0)
 
 
 def test_many_classes_use_one_factor_and_offset_each():

@@ -28,7 +28,7 @@ def context(n, epoch=1, num_selections=0, bank=None, **kwargs):
 def test_names_make_policies_without_arguments():
     assert set(POLICIES) == {
         "InfoBatch", "SeTa", "DynamicRandom", "StaticSubset", "IES", "EpsilonGreedy", "UCB",
-        "MixtureCut",
+        "MixtureCut", "PosteriorCut",
     }  # fmt: skip
     scores = torch.rand(20, generator=torch.Generator().manual_seed(0))
     for name, make in POLICIES.items():

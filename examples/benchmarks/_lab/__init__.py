@@ -1,0 +1,1 @@
+"""Record one full training, and compare scores and cuts on the record."""

@@ -1,0 +1,122 @@
+"""`PosteriorCut`: leave out what is probably mislabelled, carefully first."""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from typing_extensions import override
+
+from lightning_alignprune._checks import check_float, check_int
+from lightning_alignprune.functional.draws import uniform
+from lightning_alignprune.functional.selection import Selection
+from lightning_alignprune.policies._floors import with_floors
+from lightning_alignprune.policies.base import Policy, SelectionContext
+
+_READMIT_STREAM = 4
+_RISE = 1.005  # of a reference loss that is no mere trembling
+
+
+class PosteriorCut(Policy):
+    """Prune the samples whose label is wrong with a probability above a threshold.
+
+    For the score ``LabelPosterior``, which says how probable it is that a label is right. **When**:
+    the estimated share of wrong labels rises while the network learns and falls as it memorises;
+    the first cut comes when it has not risen for ``patience`` epochs. Where no noise stands
+    out, nothing is cut. **How much**: where a network memorises, purity pays, and where it does
+    not, every right label that is lost costs. The reference tells which: after each epoch in which
+    its loss lies above its lowest since the first cut, the threshold is multiplied by ``tighten``.
+
+    Args:
+        max_wrong: Probability of a wrong label above which a sample is cut at first, in (0, 1).
+        tighten: Factor in (0, 1] on that threshold; 1 leaves it where it is.
+        least: The threshold that it does not fall below, in (0, 1).
+        patience: Epochs without a larger estimate before the first cut, at least 0.
+        readmit: Chance in [0, 1) that a cut sample trains for one epoch, to be looked at again.
+        min_kept: Smallest share of the samples that the cut leaves, in (0, 1].
+        min_kept_per_class: The same within each class, in [0, 1], where labels can be read from
+            the dataset. Counted within each rank's share for ``partition="fixed"``.
+
+    Raises:
+        TypeError: If a value is of the wrong kind.
+        ValueError: If a value is out of range.
+
+    Attributes:
+        threshold: The one in use.
+
+    Note:
+        Logged as ``pruning/threshold`` once it cuts. Cost O(N). Source: ours.
+    """
+
+    finish = "selected"
+    works_on_shares = True
+    uses_labels = True
+
+    def __init__(
+        self,
+        max_wrong: float = 0.5,
+        tighten: float = 0.8,
+        least: float = 0.05,
+        patience: int = 2,
+        readmit: float = 0.02,
+        min_kept: float = 0.1,
+        min_kept_per_class: float = 0.1,
+    ) -> None:
+        owner = "PosteriorCut"
+
+        def share(name: str, value: float, remedy: str, **bounds: float) -> float:
+            return check_float(owner, name, value, remedy=remedy, **bounds)
+
+        remedy = "0.5 cuts what is more probably wrong than right."
+        self.max_wrong = share("max_wrong", max_wrong, remedy, above=0, below=1)
+        self.tighten = share("tighten", tighten, "1 leaves the threshold.", above=0, high=1)
+        self.least = share("least", least, "0.05 is the default.", above=0, below=1)
+        self.patience = check_int(owner, "patience", patience, low=0, remedy="0 does not wait.")
+        self.readmit = share("readmit", readmit, "0 switches it off.", low=0, below=1)
+        remedy = "A tenth is the default."
+        self.min_kept = share("min_kept", min_kept, remedy, above=0, high=1)
+        self.min_kept_per_class = share(
+            "min_kept_per_class", min_kept_per_class, remedy, low=0, high=1
+        )
+        self.threshold = self.max_wrong
+        self._has_begun = False
+        self._lowest_loss = float("inf")
+
+    @override
+    def select(self, scores: Tensor, context: SelectionContext) -> Selection:
+        waited = context.estimates_since_peak
+        is_due = bool((~scores.isnan()).any()) and (waited is None or waited >= self.patience)
+        if not self._has_begun and not context.is_any(is_due):
+            return Selection(torch.ones_like(scores, dtype=torch.bool))
+        self._follow_reference(context)
+        self._has_begun = True
+        wrong = (1 - scores).nan_to_num(nan=-torch.inf)
+        cut = wrong > self.threshold
+        cut = with_floors(cut, wrong, context, self.min_kept, self.min_kept_per_class)
+        if self.readmit and not context.is_finishing:
+            draws = uniform(context.indices, context.seed, context.epoch, _READMIT_STREAM)
+            cut &= draws >= self.readmit
+        return Selection(~cut)
+
+    def _follow_reference(self, context: SelectionContext) -> None:
+        losses = context.trajectories.reference
+        newest = float(losses[-1]) if len(losses) else float("nan")
+        if self._has_begun and newest > self._lowest_loss * _RISE:
+            self.threshold = max(min(self.least, self.threshold), self.threshold * self.tighten)
+        self._lowest_loss = min(self._lowest_loss, newest)  # the old one if the new one is NaN
+
+    @override
+    def metrics(self) -> dict[str, float]:
+        return {"threshold": self.threshold} if self._has_begun else {}
+
+    @override
+    def state_dict(self) -> dict[str, Any]:
+        return {
+            "threshold": self.threshold,
+            "has_begun": self._has_begun,
+            "lowest_loss": self._lowest_loss,
+        }
+
+    @override
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.threshold, self._has_begun = state["threshold"], state["has_begun"]
+        self._lowest_loss = state["lowest_loss"]

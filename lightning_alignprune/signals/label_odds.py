@@ -1,0 +1,233 @@
+"""`LabelOdds`: the odds that a sample's label is right, from what the network says of its like."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from typing_extensions import override
+
+from lightning_alignprune._checks import check_floats
+from lightning_alignprune.functional.calibration import STRENGTHS, Calibrator, held_out_logits
+from lightning_alignprune.functional.label_posterior import (
+    CONFIDENCE,
+    candidate_weights,
+    class_prior,
+    estimate_transition,
+    mean_predictions,
+    weighed_log_odds,
+)
+from lightning_alignprune.signals._seen_logits import MapInUse, seen_logits
+from lightning_alignprune.signals.averages import AveragedSignal
+from lightning_alignprune.signals.base import ReferenceSamples
+from lightning_alignprune.tap.tapped_step import TappedStep
+
+# Probabilities are summed up as whole multiples of this part: exact, in any order.
+_UNIT = 2.0**-30
+# An epoch that saw fewer of the samples says nothing about the share of wrong ones among all.
+_WHOLE = 0.98
+
+
+class LabelOdds(AveragedSignal):
+    """Minus the log odds that each sample's label is right, averaged over epochs.
+
+    After each epoch the training samples' mean predictions per given label are compared with the
+    reference's per true label. What does not agree is wrong labels: a transition matrix Q says
+    which true classes stand behind each given label. In the next epochs every prediction,
+    calibrated on the reference, is weighed with it: P(right) = Q[j, j] p(j) / pi(j) over the sum of
+    Q[k, j] p(k) / pi(k). The score :class:`~lightning_alignprune.LabelPosterior` reads the average.
+
+    No losses are compared, so nothing depends on training samples being seen before or after an
+    update. Samples are memorised with time and the share of wrong labels is then underestimated: of
+    all epochs' estimates the one is used that stands out most, share less two standard errors.
+    Nothing is recorded, and nothing is cut, before one stands out at all; on clean labels that is
+    the whole run. The first one is dropped, with what was recorded by it, unless the next stands
+    out too. Estimates are made only from epochs in which all samples were trained.
+
+    Needs a reference set, and one classification loss per step. Samples of a class that the
+    reference lacks count as right. Class weights and label smoothing do not enter.
+
+    Args:
+        decay: What an older epoch weighs, in (0, 1]; 1 averages all epochs alike.
+        strengths: Penalties of the calibration, as in ``CalibratedLoss``.
+
+    Raises:
+        TypeError: If an argument is of the wrong kind.
+        ValueError: If one is out of range.
+
+    Attributes:
+        noise_share: Share of wrong labels by the estimate in use; 0.0 before noise stands out.
+        newest_share: By the newest estimate; None before the first.
+        standard_error: Of the newest estimate. It covers chance, not memorisation.
+        estimates_since_peak: How many estimates came after the one in use.
+
+    Note:
+        Logged as ``pruning/noise_share`` and ``pruning/newest_noise_share``. Per step one softmax,
+        O(B C) and one sum by class, no host wait. Per epoch end a fit of the map and O(C^3): see
+        :func:`~lightning_alignprune.functional.estimate_transition`. Two numbers a sample and
+        two matrices of C by C. Source: ours, from label shift by confusion matrices (Lipton et al.,
+        2018).
+    """
+
+    needs_reference = True
+    needs_logits = True
+
+    def __init__(self, decay: float = 1.0, strengths: Sequence[float] = STRENGTHS) -> None:
+        super().__init__(decay)
+        remedy = "1, 10 and 100 are the defaults."
+        self.strengths = check_floats("LabelOdds", "strengths", strengths, above=0, remedy=remedy)
+        if not self.strengths:
+            raise ValueError("LabelOdds: expected strengths not to be empty, got (). Give 10.")
+        self._map = MapInUse(self.strengths)
+        self._transition: Tensor | None = None
+        self._prior: Tensor | None = None
+        self._before: Tensor | None = None
+        self._sums: Tensor | None = None
+        self._weights: Tensor | None = None
+        self._most_counted = 0
+        self._was_informed = False
+        self.noise_share = 0.0
+        self.newest_share: float | None = None
+        self.standard_error = float("inf")
+        self.estimates_since_peak = 0
+        self._surest = 0.0
+        self._is_confirmed = False
+
+    # ---- the batch path ---------------------------------------------------------------------
+
+    @override
+    def values(self, step: TappedStep) -> Tensor:
+        seen = seen_logits(step)
+        with torch.no_grad(), torch.autocast(seen.logits.device.type, enabled=False):
+            found = self._map.on(seen.logits).predictions(seen.logits)
+            self._count(found, torch.where(seen.is_valid, seen.labels, found.shape[1]))
+            odds = weighed_log_odds(found, seen.labels, self._weights_for(found))
+            return seen.marked(-odds)
+
+    def _weights_for(self, predictions: Tensor) -> Tensor:
+        if self._weights is None:
+            size = predictions.shape[1]
+            if self._transition is None or self._prior is None:
+                self._transition, self._prior = torch.eye(size), torch.ones(size) / size
+            weights = candidate_weights(self._transition.cpu(), self._prior.cpu())
+            self._weights = weights.to(predictions.device)
+        return self._weights
+
+    def _count(self, predictions: Tensor, rows: Tensor) -> None:
+        if self._sums is None:
+            size = predictions.shape[1]
+            # The last row is for samples that do not count.
+            self._sums = torch.zeros(size + 1, size, dtype=torch.int64, device=rows.device)
+        if self._sums.device != rows.device:  # after a resume
+            self._sums = self._sums.to(rows.device)
+        self._sums.index_add_(0, rows, (predictions / _UNIT).long())
+
+    @override
+    def sums(self) -> dict[str, Tensor]:
+        return {} if self._sums is None else {"predictions": self._sums}
+
+    @override
+    def load_sums(self, sums: dict[str, Tensor]) -> None:
+        self._sums = sums.get("predictions")
+
+    def _by_class(self) -> tuple[Tensor, Tensor]:
+        """Return sums of predictions per given label, (C, C), and how many were given, (C,)."""
+        assert self._sums is not None, "nothing was summed up"
+        sums = self._sums[:-1].cpu().double() * _UNIT
+        return sums, sums.sum(1).round()  # a prediction adds up to 1
+
+    # ---- the epoch end ----------------------------------------------------------------------
+
+    @override
+    def follow_reference(self, samples: ReferenceSamples) -> ReferenceSamples:
+        old_maps = self._map.fold_maps
+        found = self._map.learn(samples)
+        assert samples.logits is not None, "no map without logits"
+        assert samples.labels is not None, "no map without labels"
+        logits, labels = samples.logits.cpu(), samples.labels.cpu()
+        is_whole = self._counted_all()
+        if is_whole and self._before is not None and len(self._before) == len(labels):
+            # Training samples are seen between an epoch's two ends, through the map of its
+            # beginning.
+            after = _held_out(old_maps, logits, labels)
+            self._estimate((self._before + after) / 2, labels)
+        self._before = _held_out(found.fold_maps, logits, labels)
+        self._prior = class_prior(labels, logits.shape[1])
+        self._weights = None
+        if self._sums is not None:
+            self._sums.zero_()
+        return samples._replace(losses=found.losses)
+
+    def _counted_all(self) -> bool:
+        num_counted = 0 if self._sums is None else int(self._by_class()[1].sum())
+        self._most_counted = max(self._most_counted, num_counted)
+        return num_counted > 0 and num_counted >= _WHOLE * self._most_counted
+
+    def _estimate(self, reference: Tensor, labels: Tensor) -> None:
+        sums, counts = self._by_class()
+        found = estimate_transition(reference, labels, mean_predictions(sums, counts), counts)
+        self.newest_share, self.standard_error = found.noise_share, found.standard_error
+        self.estimates_since_peak = (self.estimates_since_peak or 0) + 1
+        surest = found.noise_share - CONFIDENCE * found.standard_error
+        if self.noise_share > 0 and not self._is_confirmed:
+            # One epoch in which the network leaped looks like noise; real noise is seen again.
+            self._is_confirmed = found.noise_share > 0
+            if not self._is_confirmed:
+                self.noise_share, self._transition = 0.0, None
+        if found.noise_share > 0 and (self.noise_share == 0 or surest > self._surest):
+            self._transition, self._surest = found.matrix.float(), surest
+            self.noise_share, self.estimates_since_peak = found.noise_share, 0
+
+    @override
+    def close_epoch(self, row: Tensor, last: Tensor) -> Tensor:
+        kept = super().close_epoch(row, last)
+        self._was_informed = self.noise_share > 0  # of the next row
+        return kept
+
+    @property
+    @override
+    def is_informative(self) -> bool:
+        return self._was_informed and self.noise_share > 0
+
+    @override
+    def metrics(self) -> dict[str, float]:
+        if self.newest_share is None:
+            return {}
+        return {"noise_share": self.noise_share, "newest_noise_share": self.newest_share}
+
+    # ---- state ------------------------------------------------------------------------------
+
+    @override
+    def learned(self) -> dict[str, Any]:
+        return {
+            **self._map.state_dict(),
+            "fold_maps": [tuple(each) for each in self._map.fold_maps],
+            "transition": self._transition,
+            "prior": self._prior,
+            "before": self._before,
+            "most_counted": self._most_counted,
+            "was_informed": self._was_informed,
+            "noise_share": self.noise_share,
+            "newest_share": self.newest_share,
+            "standard_error": self.standard_error,
+            "estimates_since_peak": self.estimates_since_peak,
+            "surest": self._surest,
+            "is_confirmed": self._is_confirmed,
+        }
+
+    @override
+    def load_learned(self, state: dict[str, Any]) -> None:
+        self._map.load_state_dict(state)
+        self._map.fold_maps = tuple(Calibrator(*each) for each in state["fold_maps"])
+        self._transition, self._prior = state["transition"], state["prior"]
+        self._before, self._most_counted = state["before"], state["most_counted"]
+        self._was_informed, self.noise_share = state["was_informed"], state["noise_share"]
+        self.newest_share, self.standard_error = state["newest_share"], state["standard_error"]
+        self.estimates_since_peak = state["estimates_since_peak"]
+        self._surest, self._is_confirmed = state["surest"], state["is_confirmed"]
+        self._weights = None
+
+
+def _held_out(maps: Sequence[Calibrator], logits: Tensor, labels: Tensor) -> Tensor:
+    here = [Calibrator(*(part.cpu() for part in each)) for each in maps]
+    return held_out_logits(here, logits, labels).softmax(1)

@@ -1,0 +1,147 @@
+"""`Margin` and `WrongEvents`: how clearly, and how often, a network sides with a given label."""
+
+from collections.abc import Sequence
+from typing import Any, Literal, get_args
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from typing_extensions import override
+
+from lightning_alignprune._checks import check_choice, check_floats
+from lightning_alignprune.functional.calibration import STRENGTHS
+from lightning_alignprune.signals._seen_logits import MapInUse, seen_logits
+from lightning_alignprune.signals.averages import AveragedSignal
+from lightning_alignprune.signals.base import ReferenceSamples
+from lightning_alignprune.tap.tapped_step import TappedStep
+
+Correction = Literal["none", "class", "calibration"]
+CORRECTIONS: tuple[Correction, ...] = get_args(Correction)
+# Sums of whole multiples are exact, in any order.
+_UNIT = 2.0**-30
+_LEAST = 1e-6  # probabilities below it are alike
+
+
+class Margin(AveragedSignal):
+    """Minus how far the given label's logit is above the largest other one, averaged over epochs.
+
+    ``tanh(margin / 2)``, in [-1, 1], for margins without a bound would let few epochs decide.
+
+    Args:
+        correction: ``"none"`` takes the logits as they are. ``"class"`` divides each class's
+            probability by its mean over the training samples of the epoch before, so that a class
+            that the network favours is not held against the others (logit adjustment); no reference
+            is needed. ``"calibration"`` takes the logits that a map fitted on the clean reference
+            has corrected, as ``CalibratedLoss`` does, and needs a reference set: under
+            class-conditional noise only this one helps.
+        decay: What an older epoch weighs, in (0, 1]; 1 averages all epochs alike.
+        strengths: Penalties of the calibration.
+
+    Raises:
+        TypeError: If an argument is of the wrong kind.
+        ValueError: If one is out of range.
+
+    Note:
+        Needs one classification loss per step. O(B C) a step, with ``"calibration"`` O(B C^2), no
+        host wait; two numbers a sample. Source: area under the margin (Pleiss et al., 2020),
+        averaged as published for class-debiased margins.
+    """
+
+    def __init__(
+        self,
+        correction: Correction = "calibration",
+        decay: float = 1.0,
+        strengths: Sequence[float] = STRENGTHS,
+    ) -> None:
+        super().__init__(decay)
+        self.correction = check_choice("Margin", "correction", correction, CORRECTIONS)
+        remedy = "1, 10 and 100 are the defaults."
+        self.strengths = check_floats("Margin", "strengths", strengths, above=0, remedy=remedy)
+        if not self.strengths:
+            raise ValueError("Margin: expected strengths not to be empty, got (). Give 10.")
+        self.needs_reference = self.needs_logits = self.correction == "calibration"
+        self._map = MapInUse(self.strengths)
+        self._sums: Tensor | None = None
+        self._mean: Tensor | None = None
+
+    @override
+    def values(self, step: TappedStep) -> Tensor:
+        seen = seen_logits(step)
+        logits = seen.logits
+        with torch.no_grad(), torch.autocast(logits.device.type, enabled=False):
+            if self.correction == "class":
+                logits = self._debiased(logits, seen.is_valid)
+            elif self.correction == "calibration":
+                logits = self._map.on(logits).corrected(logits)
+            column = seen.labels.unsqueeze(1)
+            own = logits.float().gather(1, column).squeeze(1)
+            others = logits.float().scatter(1, column, -torch.inf).amax(1)
+            return seen.marked(-torch.tanh((own - others) / 2))
+
+    def _debiased(self, logits: Tensor, is_valid: Tensor) -> Tensor:
+        found = logits.float().softmax(1)
+        if self._sums is None:
+            self._sums = torch.zeros(found.shape[1], dtype=torch.int64, device=found.device)
+        if self._sums.device != found.device:  # after a resume
+            self._sums = self._sums.to(found.device)
+        self._sums += torch.where(is_valid.unsqueeze(1), found / _UNIT, 0).long().sum(0)
+        if self._mean is None:
+            return logits
+        if self._mean.device != found.device:
+            self._mean = self._mean.to(found.device)
+        relative = found / self._mean.clamp_min(_LEAST)
+        return F.normalize(relative, p=1, dim=1).clamp_min(_LEAST).log()
+
+    @override
+    def sums(self) -> dict[str, Tensor]:
+        return {} if self._sums is None else {"predictions": self._sums}
+
+    @override
+    def load_sums(self, sums: dict[str, Tensor]) -> None:
+        self._sums = sums.get("predictions")
+
+    @override
+    def close_epoch(self, row: Tensor, last: Tensor) -> Tensor:
+        if self._sums is not None and bool(self._sums.any()):
+            total = self._sums.cpu().double()
+            self._mean = (total / total.sum()).float()
+            self._sums = torch.zeros_like(self._sums)
+        return super().close_epoch(row, last)
+
+    @override
+    def follow_reference(self, samples: ReferenceSamples) -> ReferenceSamples:
+        if self.correction != "calibration":
+            return samples
+        return samples._replace(losses=self._map.learn(samples).losses)
+
+    @override
+    def learned(self) -> dict[str, Any]:
+        return {**self._map.state_dict(), "mean": self._mean}
+
+    @override
+    def load_learned(self, state: dict[str, Any]) -> None:
+        self._map.load_state_dict(state)
+        self._mean = state["mean"]
+
+
+class WrongEvents(AveragedSignal):
+    """Share of the epochs in which the network preferred another label to the given one.
+
+    In [0, 1]; 1 = it never agreed. What it says of a sample is counted before it learns from it.
+
+    Args:
+        decay: What an older epoch weighs, in (0, 1]; 1 counts all epochs alike.
+
+    Raises:
+        TypeError: If ``decay`` is no number.
+        ValueError: If it is out of range.
+
+    Note:
+        Needs one classification loss per step; no reference. O(B C), two numbers a sample. Many
+        samples share a value in the first epochs.
+    """
+
+    @override
+    def values(self, step: TappedStep) -> Tensor:
+        seen = seen_logits(step)
+        return seen.marked((seen.logits.argmax(1) != seen.labels).float())
