@@ -126,11 +126,10 @@ class StepRecorder:
         if self._rehearse is not None and self.will_weigh:
             self._weighs_own_losses = self._rehearse(self._indices, args, kwargs)
         self._rehearse = None
-        if self.self_check is not None:
-            self.self_check.before_step(args)
-        tap_weights = None if self._weighs_own_losses else self._weights
-        tap = LossTap(self._indices, tap_weights, plain=self.signal.plain_loss)
-        with tap:
+        if (check := self.self_check) is not None:
+            check.before_step(args)
+        is_looked_at = check is not None and (not self._is_checked or check.has_looked)
+        with self._tap(self._indices, is_looked_at) as tap:
             returned = step(*args, **kwargs)
         self._batch = args[0] if args else None
         loss, user_losses = self._read(returned, self._indices)
@@ -150,10 +149,13 @@ class StepRecorder:
             tapped.calls.clear()  # the torch losses it calls are not what it trains
         self._check_weighting(tapped)
         self._record(tapped)
-        check = self.self_check
-        if check is not None and (tapped.is_first or check.has_looked):
+        if check is not None and is_looked_at:
             check.after_step(tapped, args)
         return returned
+
+    def _tap(self, indices: Tensor, is_looked_at: bool) -> LossTap:
+        weights = None if self._weighs_own_losses else self._weights
+        return LossTap(indices, weights, plain=self.signal.plain_loss, keeps_given=is_looked_at)
 
     def _read_indices(self, where: BatchIndices, batch: Any) -> None:
         device = self._order.device

@@ -149,7 +149,7 @@ class UntrainedPasses(NamedTuple):
 
 
 def _run(fit: RunningFit, args: Sequence[Any], num_rows: int) -> TappedStep:
-    tap = LossTap(torch.arange(num_rows, device=fit.module.device))
+    tap = LossTap(torch.arange(num_rows, device=fit.module.device), keeps_given=True)
     with tap:
         returned = fit.module.training_step(*args)
     loss, own = returned, None

@@ -14,6 +14,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.autograd.graph import get_gradient_edge
 from torch.overrides import TorchFunctionMode
 from typing_extensions import override
 
@@ -29,7 +30,7 @@ from lightning_alignprune.tap.loss_functions import (
     observed_elements,
     weighted_l1,
 )
-from lightning_alignprune.tap.tapped_step import TappedCall
+from lightning_alignprune.tap.tapped_step import Given, TappedCall
 
 # Frames between the tap and whoever called the loss function.
 _BETWEEN = (__file__, torch.overrides.__file__)
@@ -79,6 +80,7 @@ class LossTap(TorchFunctionMode):
         weights: Shape (B,), float32, or None for 1.
         with_grad_only: Pass calls made with gradients disabled through unseen.
         plain: Record cross-entropy without label smoothing.
+        keeps_given: Keep what loss functions gave, for a look at what the step does with it.
     """
 
     def __init__(
@@ -87,6 +89,7 @@ class LossTap(TorchFunctionMode):
         weights: Tensor | None = None,
         with_grad_only: bool = True,
         plain: bool = False,
+        keeps_given: bool = False,
     ) -> None:
         super().__init__()
         # A tensor, not its length: torch.compile would recompile for every new int.
@@ -94,6 +97,7 @@ class LossTap(TorchFunctionMode):
         self.weights = weights
         self.with_grad_only = with_grad_only
         self.plain = plain
+        self.keeps_given = keeps_given
         self.calls: list[TappedCall] = []
         self._flat_rows = FlatRows()
 
@@ -144,7 +148,16 @@ class LossTap(TorchFunctionMode):
         observed = observed_elements(func, bound)
         losses = self._losses(func, bound, elements, observed, reduction, num_samples)
         self.calls.append(
-            TappedCall(losses, output, reduction, first.detach(), second, func, observed)
+            TappedCall(
+                losses,
+                output,
+                reduction,
+                first.detach(),
+                second,
+                func,
+                observed,
+                self._given(output),
+            )
         )
         return output
 
@@ -166,6 +179,11 @@ class LossTap(TorchFunctionMode):
             return rows if self.indices is None and first.ndim == 3 else None
         found = self._flat_rows.num_samples((first, second), rows)
         return rows if self.indices is None and found is None else found
+
+    def _given(self, output: Tensor) -> Given | None:
+        if not self.keeps_given or torch.compiler.is_compiling() or not output.requires_grad:
+            return None
+        return Given(get_gradient_edge(output), output.detach().clone())
 
     def _losses(
         self,

@@ -10,9 +10,22 @@ from typing import NamedTuple
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.autograd.graph import GradientEdge
 
 # Coefficients of a mean, in the precision of the loss's own dtype, add up to 1.
 _MEAN_TOLERANCE = 0.01
+
+
+class Given(NamedTuple):
+    """What a loss function gave, whatever was done to it in place afterwards.
+
+    Attributes:
+        edge: Its place in the graph.
+        value: Its value, detached.
+    """
+
+    edge: GradientEdge
+    value: Tensor
 
 
 class TappedCall(NamedTuple):
@@ -28,6 +41,7 @@ class TappedCall(NamedTuple):
         target: See ``logits``.
         func: The torch or registered function.
         observed: Which elements are not ignored, of their shape, bool; None if all or unknown.
+        given: ``output`` before the module's code changed it in place; None where not kept.
     """
 
     losses: Tensor
@@ -37,6 +51,7 @@ class TappedCall(NamedTuple):
     target: Tensor
     func: Callable[..., Tensor] = F.cross_entropy
     observed: Tensor | None = None
+    given: Given | None = None
 
 
 class UnseenLossError(RuntimeError):

@@ -25,7 +25,7 @@ def untapped_form(loss: Tensor, calls: Sequence[TappedCall]) -> tuple[str, ...]:
         Walks the graph up to the tapped losses, which is a few nodes, and all of it where there is
         something else.
     """
-    seen = {call.output.grad_fn for call in calls}  # nodes where the walk ends
+    seen = {_node(call) for call in calls}  # where the walk ends
     names: list[str] = []
     queue: list[Any] = [loss.grad_fn]
     while queue:
@@ -37,6 +37,10 @@ def untapped_form(loss: Tensor, calls: Sequence[TappedCall]) -> tuple[str, ...]:
         queue.extend(following for following, _ in node.next_functions)
     is_trained = any(name.endswith(_LEAF) for name in names)
     return tuple(sorted(names)) if is_trained else ()
+
+
+def _node(call: TappedCall) -> Any:
+    return call.output.grad_fn if call.given is None else call.given.edge.node
 
 
 class Untapped(NamedTuple):
@@ -94,14 +98,15 @@ def untapped(loss: Tensor, calls: Sequence[TappedCall]) -> Untapped:
     attached = [call for call in calls if call.output.requires_grad]
     coefficients: Sequence[Tensor | None] = ()
     if attached:
-        outputs = [call.output for call in attached]
+        outputs: Any = [call.output if call.given is None else call.given.edge for call in attached]
         coefficients = torch.autograd.grad(loss, outputs, create_graph=True, allow_unused=True)
     whole = loss.detach().float()
     parts, factors = [whole.new_zeros(())], []
     for call, coefficient in zip(attached, coefficients, strict=True):
         if coefficient is None:  # a metric beside the loss
             continue
-        part = coefficient.detach().float() * call.output.detach().float()
+        value = call.output.detach() if call.given is None else call.given.value
+        part = coefficient.detach().float() * value.float()
         # what is masked may be infinite
         parts.append(torch.where(coefficient.detach() == 0, 0, part).sum())
         if not coefficient.ndim and coefficient.requires_grad and untapped_form(coefficient, calls):

@@ -64,6 +64,20 @@ def dice_and_cross_entropy(m, x, y):
     return dice + F.cross_entropy(logits, y)
 
 
+def added_in_place(m, x, y):
+    logits = m.net(x)
+    loss = F.cross_entropy(logits, y)
+    loss += 0.1 * logits.square().mean()
+    return loss
+
+
+def seen_in_place(m, x, y):
+    loss = F.cross_entropy(m.net(x), y)
+    loss += 0.1 * F.mse_loss(m.decoder(m.net(x)), x)
+    loss += 1e-3 * m.net[0].weight.square().sum()
+    return loss
+
+
 HALF_SEEN = {
     "a focal loss beside a small term": lambda m, x, y: (
         focal(m.net(x), y).mean() + 1e-3 * F.mse_loss(m.decoder(m.net(x)), x)
@@ -71,6 +85,7 @@ HALF_SEEN = {
     "a VAE": vae,
     "VICReg": vicreg,
     "Dice and cross-entropy": dice_and_cross_entropy,
+    "a term added in place": added_in_place,
     "a factor": lambda m, x, y: F.cross_entropy(m.net(x), y) * (1 + m.net(x).square().mean()),
     "a small term": lambda m, x, y: F.cross_entropy(m.net(x), y) + m.net(x).square().mean() / 30,
     "a term of other rows": lambda m, x, y: (
@@ -92,6 +107,7 @@ SEEN = {
         F.cross_entropy(m.net(x), y, reduction="sum") / (x > 0).sum() + 1e-3 * m.log_scale
     ),
     "the root of a mean": lambda m, x, y: F.mse_loss(m.decoder(m.net(x)), x).sqrt(),
+    "two terms in place": seen_in_place,
     "two terms": lambda m, x, y: (
         0.3 * F.cross_entropy(m.net(x), y) + 5 * F.mse_loss(m.decoder(m.net(x)), x)
     ),
