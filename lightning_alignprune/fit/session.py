@@ -20,6 +20,7 @@ from lightning_alignprune.fit.preflight import (
     check_order_free,
     check_step,
     check_trainer,
+    check_trusted,
 )
 from lightning_alignprune.fit.rehearsal import rehearse_weights
 from lightning_alignprune.fit.rng_state import collect_rng_states, restore_own_states
@@ -32,6 +33,7 @@ from lightning_alignprune.schedule import progress_after_epoch
 from lightning_alignprune.state import PrunedSampler, StorageDtype
 from lightning_alignprune.state.row_means import RowMeans
 from lightning_alignprune.state.shard import Shard
+from lightning_alignprune.state.trusted import TrustedSamples
 from lightning_alignprune.trainer_access import internals as access
 from lightning_alignprune.trainer_access.batch_items import TrainItems
 from lightning_alignprune.trainer_access.dataset_labels import labels_of
@@ -69,6 +71,7 @@ class PruningSettings(Protocol):
     partition: Partition
     self_check: bool
     sample_index: int | str | None
+    trusted: TrustedSamples | None
 
 
 class FitSession:
@@ -208,7 +211,7 @@ class FitSession:
         loader = check_installed(access.train_loaders(trainer), self.sampler)
         sampler = self.sampler
         assert sampler is not None  # check_installed saw it
-        check_same_on_ranks(f"{self._places} {self._samples}", exchange)
+        self._check_samples(sampler.num_samples)
         if self._reference is not None:
             self._reference.prepare(loader)
         self._full_batches = trainer.num_training_batches
@@ -218,7 +221,7 @@ class FitSession:
             self.pruner = self._new_pruner(sampler)
             self._warn_if_too_short(self.pruner)
         pruner = self.pruner
-        self._follow_batches(pruner)
+        self._follow_settings(pruner)
         if state is None:
             pruner.trajectories.clear_running()  # a crash may have left part of an epoch
             pruner.signal.load_sums({name: x * 0 for name, x in self._sums().items()})
@@ -245,8 +248,14 @@ class FitSession:
             restore_own_states(state["rng"], trainer.global_rank, trainer.world_size)
         self.note_rng()
 
-    def _follow_batches(self, pruner: Pruner) -> None:
-        """Let batches say which samples they hold, if they do."""
+    def _check_samples(self, num_samples: int) -> None:
+        exchange = self._fit.exchange
+        check_same_on_ranks(f"{self._places} {self._samples}", exchange)
+        check_trusted(self._callback.trusted, num_samples, exchange)
+
+    def _follow_settings(self, pruner: Pruner) -> None:
+        """Trust what is trusted; let batches say which samples they hold, if they do."""
+        pruner.trust(self._callback.trusted)
         self._recorder.batch_indices = where = self._batch_indices(pruner.shard)
         if where is not None:
             pruner.trajectories.average_rows()
