@@ -11,7 +11,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from lightning_alignprune.policies import MixtureCut
 from lightning_alignprune.pruner import Parts
-from lightning_alignprune.reference import PSEUDO, PseudoClean
+from lightning_alignprune.reference import PSEUDO, PseudoClean, ReferenceWeights
 from lightning_alignprune.schedule import PruningSchedule
 from lightning_alignprune.scores import MeanLoss, ReferenceRank
 from lightning_alignprune.signals import CalibratedLoss, SampleLoss
@@ -45,6 +45,7 @@ class RunSettings(TypedDict, total=False):
     self_check: bool
     sample_index: int | str | None
     trusted: TrustedSource
+    reference_weights: ReferenceWeights
 
 
 def robust_parts(reference: object) -> Parts:

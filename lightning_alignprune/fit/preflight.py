@@ -77,6 +77,20 @@ def _check_strategy(strategy: Strategy, world_size: int) -> None:
             )
 
 
+def check_averages(trainer: Trainer) -> None:
+    """Refuse averaged weights where a rank has only a part of each.
+
+    Raises:
+        MisconfigurationException: Naming the strategy, and the way out.
+    """
+    if isinstance(trainer.strategy, ModelParallelStrategy):
+        raise refusal(
+            "a single device or DDP for reference_weights='ema'",
+            f"{type(trainer.strategy).__name__}, whose ranks hold parts of the weights",
+            "Use reference_weights='current'.",
+        )
+
+
 def check_order_free(reference: object) -> None:
     """Refuse what takes samples by their order where the batch says which samples it holds.
 

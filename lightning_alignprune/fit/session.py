@@ -16,6 +16,7 @@ from torch import Tensor
 from lightning_alignprune.fit.batch_indices import BatchIndices
 from lightning_alignprune.fit.lr_alignment import ScheduleAlignment
 from lightning_alignprune.fit.preflight import (
+    check_averages,
     check_fixed,
     check_order_free,
     check_step,
@@ -28,7 +29,11 @@ from lightning_alignprune.fit.self_check import SelfCheck
 from lightning_alignprune.fit.step_recorder import StepRecorder
 from lightning_alignprune.functional.draws import draw_seed
 from lightning_alignprune.pruner import BadLossError, Decision, Parts, Pruner
-from lightning_alignprune.reference import find_reference, learn_from_reference
+from lightning_alignprune.reference import (
+    ReferenceWeights,
+    find_reference,
+    learn_from_reference,
+)
 from lightning_alignprune.schedule import progress_after_epoch
 from lightning_alignprune.state import PrunedSampler, StorageDtype
 from lightning_alignprune.state.row_means import RowMeans
@@ -72,6 +77,7 @@ class PruningSettings(Protocol):
     self_check: bool
     sample_index: int | str | None
     trusted: TrustedSamples | None
+    reference_weights: ReferenceWeights
 
 
 class FitSession:
@@ -95,19 +101,12 @@ class FitSession:
         self, callback: PruningSettings, trainer: Trainer, module: LightningModule
     ) -> None:
         parts = callback.parts
-        check_trainer(trainer)
-        check_step(module)
-        try:
-            parts.schedule.check_ends(trainer.max_epochs, trainer.max_steps, parts.policy.finish)
-        except ValueError as error:
-            raise MisconfigurationException(f"{OWNER}: {error}") from None
-        if callback.partition == "fixed":
-            check_fixed(parts.policy, callback.reference)
-        if callback.sample_index is not None:
-            check_order_free(callback.reference)
+        _check_settings(callback, trainer, module)
         self._callback = callback
         self._fit = RunningFit(trainer, module, RankExchange(trainer, callback.partition))
-        self._reference = find_reference(callback.reference, self._fit, *parts[:3])
+        self._reference = find_reference(
+            callback.reference, self._fit, *parts[:3], callback.reference_weights
+        )
         seed = callback.seed
         self._seed = int(os.environ.get("PL_GLOBAL_SEED", "0")) if seed is None else seed
         self._generator = torch.Generator() if callback.restore_rng else None
@@ -340,6 +339,8 @@ class FitSession:
         selection = pruner.decision.selection
         weights = None if selection is None else selection.weights
         self._recorder.arm(self.sampler, batch_idx, weights, pruner.trajectories.device)
+        if self._reference is not None:
+            self._reference.before_batch(batch_idx)
         if self._lr is not None:
             self._lr.before_batch(batch_idx)
 
@@ -357,6 +358,8 @@ class FitSession:
         self._fit.exchange.has_news = True
         if (collected := self._recorder.collect()) is not None:
             self.started().trajectories.record(*collected)
+        if self._reference is not None:
+            self._reference.after_batch()
         if self._lr is not None:
             self._lr.after_batch()
 
@@ -505,6 +508,23 @@ class FitSession:
     def __getstate__(self) -> dict[str, Any]:
         """Leave the Trainer behind: a copy of what was found belongs to none."""
         return {**self.__dict__, "_of_trainer": _no_trainer}
+
+
+def _check_settings(callback: PruningSettings, trainer: Trainer, module: LightningModule) -> None:
+    """Refuse what is known not to work before any data are there."""
+    schedule, finish = callback.parts.schedule, callback.parts.policy.finish
+    check_trainer(trainer)
+    check_step(module)
+    try:
+        schedule.check_ends(trainer.max_epochs, trainer.max_steps, finish)
+    except ValueError as error:
+        raise MisconfigurationException(f"{OWNER}: {error}") from None
+    if callback.reference_weights == "ema":
+        check_averages(trainer)
+    if callback.partition == "fixed":
+        check_fixed(callback.parts.policy, callback.reference)
+    if callback.sample_index is not None:
+        check_order_free(callback.reference)
 
 
 def _no_trainer() -> None:
