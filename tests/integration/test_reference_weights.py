@@ -9,10 +9,12 @@ import torch
 import torch.nn.functional as F
 from lightning.pytorch import Callback, callbacks
 from lightning.pytorch.callbacks import BaseFinetuning
+from lightning.pytorch.strategies import ModelParallelStrategy
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from torch.utils.data import DataLoader
 
 from lightning_alignprune import DynamicAlignment, DynamicPruningCallback, InfoBatch
+from lightning_alignprune.fit.preflight import check_averages
 from lightning_alignprune.reference import PseudoClean
 from tests.conftest import TinyModule, assert_identical, make_data, make_trainer, weights_of
 from tests.integration.ranked_fits import fit as ranked_fit
@@ -211,6 +213,12 @@ def test_what_is_no_set_of_its_own_is_refused(reference, score, got):
     callback = DynamicPruningCallback(score, reference=reference, reference_weights="ema")
     with pytest.raises(MisconfigurationException, match=f'reference_weights="ema", got .*{got}'):
         fit(callback)
+
+
+def test_sharded_weights_are_refused():
+    trainer = make_trainer(strategy=ModelParallelStrategy(data_parallel_size=1), devices=1)
+    with pytest.raises(MisconfigurationException, match="ModelParallelStrategy, whose ranks hold"):
+        check_averages(trainer)
 
 
 def test_another_word_is_refused():
