@@ -23,15 +23,17 @@ from lightning_alignprune.presets import (
     ReferenceSource,
     RunSettings,
     TrajectoryDevice,
+    TrustedSource,
     robust_parts,
 )
 from lightning_alignprune.pruner import Decision, Parts, Pruner
-from lightning_alignprune.reference import PSEUDO, VALIDATION
+from lightning_alignprune.reference import PSEUDO, VALIDATION, ReferenceWeights
 from lightning_alignprune.schedule import PruningSchedule
 from lightning_alignprune.scores import SCORES, DynamicAlignment, Score
 from lightning_alignprune.scores.base import check_goes_with
 from lightning_alignprune.signals import SIGNALS, BatchLoss, Signal
 from lightning_alignprune.state import LossTrajectories, StorageDtype
+from lightning_alignprune.state.trusted import TrustedSamples
 from lightning_alignprune.trainer_access.errors import OWNER
 from lightning_alignprune.trainer_access.ranks import Partition
 
@@ -78,6 +80,14 @@ class DynamicPruningCallback(Callback):
             sort, drop or repeat samples and a batch sampler of your own may make the batches: rows
             of one sample are averaged over the epoch, absent samples stay unobserved. None takes
             samples by their place in the sampler's order.
+        trusted: Training samples whose labels are known to be right: dataset indices, or a bool
+            mask with an entry per sample. They are in every selection, whatever score, policy and
+            schedule say, with the policy's weight where it keeps them too and 1 where it does not.
+        reference_weights: What a reference set is measured with: the ``"current"`` weights, or
+            ``"ema"``, their exponential moving average over about an epoch's steps. In eval mode at
+            a high rate BatchNorm makes a reference loss jump; with averaged weights it does not.
+            Takes one copy of the trained parameters, in checkpoints too, and one update per step.
+            Training is the same bit for bit.
 
     Raises:
         ValueError: If a value is out of range or a name unknown.
@@ -112,6 +122,8 @@ class DynamicPruningCallback(Callback):
         partition: Partition = "replicated",
         self_check: bool = True,
         sample_index: int | str | None = None,
+        trusted: TrustedSource = None,
+        reference_weights: ReferenceWeights = "current",
     ) -> None:
         self.parts = Parts(
             resolve(OWNER, "signal", signal, Signal, SIGNALS),  # type: ignore[type-abstract]
@@ -145,6 +157,10 @@ class DynamicPruningCallback(Callback):
         self.partition = check_choice(OWNER, "partition", partition, get_args(Partition))
         self.self_check = check_bool(OWNER, "self_check", self_check)
         self.sample_index = check_key(OWNER, "sample_index", sample_index)
+        self.trusted = None if trusted is None else TrustedSamples(OWNER, trusted)
+        self.reference_weights = check_choice(
+            OWNER, "reference_weights", reference_weights, get_args(ReferenceWeights)
+        )
         self._session: FitSession | None = None
         self._loaded: dict[str, Any] | None = None
         self._is_for_fit = True

@@ -3,13 +3,15 @@
 `DynamicPruningCallback` has a classmethod for each. Every call makes new objects.
 """
 
+from collections.abc import Sequence
 from typing import Any, Literal, TypedDict
 
+from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from lightning_alignprune.policies import MixtureCut
 from lightning_alignprune.pruner import Parts
-from lightning_alignprune.reference import PSEUDO, PseudoClean
+from lightning_alignprune.reference import PSEUDO, PseudoClean, ReferenceWeights
 from lightning_alignprune.schedule import PruningSchedule
 from lightning_alignprune.scores import MeanLoss, ReferenceRank
 from lightning_alignprune.signals import CalibratedLoss, SampleLoss
@@ -20,6 +22,8 @@ ReferenceSource = (
     DataLoader[Any] | Dataset[Any] | PseudoClean | Literal["validation", "pseudo"] | None
 )
 """What can be given as a reference."""
+TrustedSource = Sequence[int] | Sequence[bool] | Tensor | None
+"""Training samples whose labels are known to be right: indices, or a mask."""
 TrajectoryDevice = Literal["auto", "cpu"]
 OnNonfiniteLoss = Literal["raise", "skip"]
 
@@ -40,6 +44,8 @@ class RunSettings(TypedDict, total=False):
     partition: Partition
     self_check: bool
     sample_index: int | str | None
+    trusted: TrustedSource
+    reference_weights: ReferenceWeights
 
 
 def robust_parts(reference: object) -> Parts:

@@ -16,6 +16,7 @@ from lightning_alignprune.state.decision import Decision, checked, checked_score
 from lightning_alignprune.state.row_means import RowMeans
 from lightning_alignprune.state.shard import Shard
 from lightning_alignprune.state.trajectories import LossTrajectories, StorageDtype
+from lightning_alignprune.state.trusted import TrustedSamples
 
 __all__ = ["BadLossError", "Decision", "Parts", "Pruner"]
 
@@ -49,6 +50,7 @@ class Pruner:
 
     Attributes:
         labels: Class labels of the kept samples, shape (N,), int64, or None.
+        trusted: The samples that are never left out, or None; see :meth:`trust`.
         fewest: How many samples of a shard must be kept for an epoch to have a batch.
     """
 
@@ -74,6 +76,8 @@ class Pruner:
         self.trajectories = LossTrajectories(self.shard.num_own, window, device, dtype, keep_best)
         self.indices = self.shard.indices(device)
         self.labels: Tensor | None = None
+        self.trusted: TrustedSamples | None = None
+        self._is_trusted: Tensor | None = None
         self.fewest = 1
         self.has_reference = False
         self.decision = Decision(0, None)
@@ -90,6 +94,11 @@ class Pruner:
     def policy_name(self) -> str:
         """Class name of the policy, for messages."""
         return type(self.policy).__name__
+
+    def trust(self, trusted: TrustedSamples | None) -> None:
+        """Keep these samples in every selection from now on, whatever score and policy say."""
+        self.trusted = trusted
+        self._is_trusted = None if trusted is None else trusted.mask_of(self.indices)
 
     def close_epoch(
         self,
@@ -167,7 +176,9 @@ class Pruner:
         elif finishing and self.finish == "partial":
             selection = self._random_share(epoch)
         decision = Decision(epoch, selection, scores)
-        self.decision = checked(decision, self.policy_name, self.shard, self.fewest)
+        self.decision = checked(
+            decision, self.policy_name, self.shard, self.fewest, self._is_trusted
+        )
         return self.decision
 
     def _about_reference(self) -> dict[str, Any]:
@@ -240,6 +251,7 @@ class Pruner:
             "num_trained": self.num_trained,
             "num_possible": self.num_possible,
             "seed": self.seed,
+            "trusted": None if self.trusted is None else self.trusted.digest,
         }
 
     def _made_by(self) -> dict[str, str]:
@@ -251,7 +263,7 @@ class Pruner:
 
         Raises:
             ValueError: If it was saved for another number of samples, by another signal, score or
-                policy, or by a newer version of this package.
+                policy, with other trusted samples, or by a newer version of this package.
         """
         if state["version"] > STATE_VERSION:
             raise ValueError(
@@ -267,6 +279,7 @@ class Pruner:
                 f"expected the checkpoint's {was}, got {now}. Resume with the same objects, or "
                 "start a new run from the weights alone."
             )
+        self._check_trusted(state.get("trusted"))  # older checkpoints have none
         own = self.shard.own
         self.trajectories.load_state_dict(self.shard.own_trajectories(state["trajectories"]))
         self.signal.load_state_dict(own(state["signal"]))
@@ -282,3 +295,12 @@ class Pruner:
         self.num_trained = state["num_trained"]
         self.num_possible = state["num_possible"]
         self.seed = state["seed"]
+
+    def _check_trusted(self, saved: str | None) -> None:
+        ours = None if self.trusted is None else self.trusted.digest
+        if saved != ours:
+            was, now = ("none" if given is None else "others" for given in (saved, ours))
+            raise ValueError(
+                f"expected the trusted samples of the checkpoint, which has {was}, got {now}. "
+                "Resume with the same trusted=, or start a new run from the weights alone."
+            )

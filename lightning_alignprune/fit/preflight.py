@@ -14,7 +14,9 @@ from lightning.pytorch.utilities.signature_utils import is_param_in_hook_signatu
 
 from lightning_alignprune.policies import Policy
 from lightning_alignprune.reference.pseudo_clean import PseudoClean, PseudoModerate
+from lightning_alignprune.state.trusted import TrustedSamples
 from lightning_alignprune.trainer_access.errors import OWNER, refusal
+from lightning_alignprune.trainer_access.ranks import RankExchange
 
 _LOOP_ATTRIBUTES = ("_combined_loader", "_data_fetcher", "epoch_progress", "setup_data")
 
@@ -75,6 +77,20 @@ def _check_strategy(strategy: Strategy, world_size: int) -> None:
             )
 
 
+def check_averages(trainer: Trainer) -> None:
+    """Refuse averaged weights where a rank has only a part of each.
+
+    Raises:
+        MisconfigurationException: Naming the strategy, and the way out.
+    """
+    if isinstance(trainer.strategy, ModelParallelStrategy):
+        raise refusal(
+            "a single device or DDP for reference_weights='ema'",
+            f"{type(trainer.strategy).__name__}, whose ranks hold parts of the weights",
+            "Use reference_weights='current'.",
+        )
+
+
 def check_order_free(reference: object) -> None:
     """Refuse what takes samples by their order where the batch says which samples it holds.
 
@@ -108,4 +124,26 @@ def check_fixed(policy: Policy, reference: object) -> None:
             "a reference apart from the training set with partition='fixed'",
             f"reference={name!r}, which ranks the losses of all training samples",
             "Pass a clean reference set or reference='validation', or use partition='replicated'.",
+        )
+
+
+def check_trusted(trusted: TrustedSamples | None, num_samples: int, exchange: RankExchange) -> None:
+    """Refuse trusted samples that are not of this training set, or not the same on every rank.
+
+    One collective over several ranks.
+
+    Raises:
+        MisconfigurationException: On every rank.
+    """
+    if trusted is not None:
+        try:
+            trusted.check_fits(num_samples)
+        except ValueError as error:
+            raise MisconfigurationException(str(error)) from None
+    mine = None if trusted is None else trusted.digest
+    if len(set(exchange.united({exchange.rank: mine}).values())) > 1:
+        raise refusal(
+            "the same trusted samples on every rank",
+            "others",
+            "Give every rank the indices of the whole training set.",
         )

@@ -16,10 +16,12 @@ from torch import Tensor
 from lightning_alignprune.fit.batch_indices import BatchIndices
 from lightning_alignprune.fit.lr_alignment import ScheduleAlignment
 from lightning_alignprune.fit.preflight import (
+    check_averages,
     check_fixed,
     check_order_free,
     check_step,
     check_trainer,
+    check_trusted,
 )
 from lightning_alignprune.fit.rehearsal import rehearse_weights
 from lightning_alignprune.fit.rng_state import collect_rng_states, restore_own_states
@@ -27,11 +29,16 @@ from lightning_alignprune.fit.self_check import SelfCheck
 from lightning_alignprune.fit.step_recorder import StepRecorder
 from lightning_alignprune.functional.draws import draw_seed
 from lightning_alignprune.pruner import BadLossError, Decision, Parts, Pruner
-from lightning_alignprune.reference import find_reference, learn_from_reference
+from lightning_alignprune.reference import (
+    ReferenceWeights,
+    find_reference,
+    learn_from_reference,
+)
 from lightning_alignprune.schedule import progress_after_epoch
 from lightning_alignprune.state import PrunedSampler, StorageDtype
 from lightning_alignprune.state.row_means import RowMeans
 from lightning_alignprune.state.shard import Shard
+from lightning_alignprune.state.trusted import TrustedSamples
 from lightning_alignprune.trainer_access import internals as access
 from lightning_alignprune.trainer_access.batch_items import TrainItems
 from lightning_alignprune.trainer_access.dataset_labels import labels_of
@@ -69,6 +76,8 @@ class PruningSettings(Protocol):
     partition: Partition
     self_check: bool
     sample_index: int | str | None
+    trusted: TrustedSamples | None
+    reference_weights: ReferenceWeights
 
 
 class FitSession:
@@ -92,19 +101,12 @@ class FitSession:
         self, callback: PruningSettings, trainer: Trainer, module: LightningModule
     ) -> None:
         parts = callback.parts
-        check_trainer(trainer)
-        check_step(module)
-        try:
-            parts.schedule.check_ends(trainer.max_epochs, trainer.max_steps, parts.policy.finish)
-        except ValueError as error:
-            raise MisconfigurationException(f"{OWNER}: {error}") from None
-        if callback.partition == "fixed":
-            check_fixed(parts.policy, callback.reference)
-        if callback.sample_index is not None:
-            check_order_free(callback.reference)
+        _check_settings(callback, trainer, module)
         self._callback = callback
         self._fit = RunningFit(trainer, module, RankExchange(trainer, callback.partition))
-        self._reference = find_reference(callback.reference, self._fit, *parts[:3])
+        self._reference = find_reference(
+            callback.reference, self._fit, *parts[:3], callback.reference_weights
+        )
         seed = callback.seed
         self._seed = int(os.environ.get("PL_GLOBAL_SEED", "0")) if seed is None else seed
         self._generator = torch.Generator() if callback.restore_rng else None
@@ -208,7 +210,7 @@ class FitSession:
         loader = check_installed(access.train_loaders(trainer), self.sampler)
         sampler = self.sampler
         assert sampler is not None  # check_installed saw it
-        check_same_on_ranks(f"{self._places} {self._samples}", exchange)
+        self._check_samples(sampler.num_samples)
         if self._reference is not None:
             self._reference.prepare(loader)
         self._full_batches = trainer.num_training_batches
@@ -218,7 +220,7 @@ class FitSession:
             self.pruner = self._new_pruner(sampler)
             self._warn_if_too_short(self.pruner)
         pruner = self.pruner
-        self._follow_batches(pruner)
+        self._follow_settings(pruner)
         if state is None:
             pruner.trajectories.clear_running()  # a crash may have left part of an epoch
             pruner.signal.load_sums({name: x * 0 for name, x in self._sums().items()})
@@ -245,8 +247,14 @@ class FitSession:
             restore_own_states(state["rng"], trainer.global_rank, trainer.world_size)
         self.note_rng()
 
-    def _follow_batches(self, pruner: Pruner) -> None:
-        """Let batches say which samples they hold, if they do."""
+    def _check_samples(self, num_samples: int) -> None:
+        exchange = self._fit.exchange
+        check_same_on_ranks(f"{self._places} {self._samples}", exchange)
+        check_trusted(self._callback.trusted, num_samples, exchange)
+
+    def _follow_settings(self, pruner: Pruner) -> None:
+        """Trust what is trusted; let batches say which samples they hold, if they do."""
+        pruner.trust(self._callback.trusted)
         self._recorder.batch_indices = where = self._batch_indices(pruner.shard)
         if where is not None:
             pruner.trajectories.average_rows()
@@ -331,6 +339,8 @@ class FitSession:
         selection = pruner.decision.selection
         weights = None if selection is None else selection.weights
         self._recorder.arm(self.sampler, batch_idx, weights, pruner.trajectories.device)
+        if self._reference is not None:
+            self._reference.before_batch(batch_idx)
         if self._lr is not None:
             self._lr.before_batch(batch_idx)
 
@@ -348,6 +358,8 @@ class FitSession:
         self._fit.exchange.has_news = True
         if (collected := self._recorder.collect()) is not None:
             self.started().trajectories.record(*collected)
+        if self._reference is not None:
+            self._reference.after_batch()
         if self._lr is not None:
             self._lr.after_batch()
 
@@ -496,6 +508,23 @@ class FitSession:
     def __getstate__(self) -> dict[str, Any]:
         """Leave the Trainer behind: a copy of what was found belongs to none."""
         return {**self.__dict__, "_of_trainer": _no_trainer}
+
+
+def _check_settings(callback: PruningSettings, trainer: Trainer, module: LightningModule) -> None:
+    """Refuse what is known not to work before any data are there."""
+    schedule, finish = callback.parts.schedule, callback.parts.policy.finish
+    check_trainer(trainer)
+    check_step(module)
+    try:
+        schedule.check_ends(trainer.max_epochs, trainer.max_steps, finish)
+    except ValueError as error:
+        raise MisconfigurationException(f"{OWNER}: {error}") from None
+    if callback.reference_weights == "ema":
+        check_averages(trainer)
+    if callback.partition == "fixed":
+        check_fixed(callback.parts.policy, callback.reference)
+    if callback.sample_index is not None:
+        check_order_free(callback.reference)
 
 
 def _no_trainer() -> None:

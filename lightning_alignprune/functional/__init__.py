@@ -51,6 +51,7 @@ from lightning_alignprune.functional.selection import (
     draw_largest,
     full_selection,
     infobatch_selection,
+    keep_always,
 )
 
 __all__ = [
@@ -77,6 +78,7 @@ __all__ = [
     "held_out_logits",
     "identity_calibrator",
     "infobatch_selection",
+    "keep_always",
     "label_log_odds",
     "label_posterior",
     "mean_predictions",

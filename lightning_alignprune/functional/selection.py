@@ -42,6 +42,25 @@ def full_selection(num_samples: int, device: torch.device | str = "cpu") -> Sele
     return Selection(torch.ones(num_samples, dtype=torch.bool, device=device))
 
 
+def keep_always(selection: Selection, always: Tensor) -> Selection:
+    """Add samples to a selection; they weigh what they did if they were kept, else 1.
+
+    Args:
+        selection: Any selection of N samples.
+        always: Shape (N,), bool. The samples that are kept whatever it says.
+
+    Example:
+        >>> pruned = Selection(torch.tensor([True, False, False]), torch.tensor([2.0, 0.0, 0.0]))
+        >>> kept, weights = keep_always(pruned, torch.tensor([True, True, False]))
+        >>> kept.tolist(), weights[kept].tolist()
+        ([True, True, False], [2.0, 1.0])
+    """
+    kept, weights = selection
+    if weights is not None:
+        weights = torch.where(always & ~kept, 1.0, weights)
+    return Selection(kept | always, weights)
+
+
 def draw_fixed_count(
     candidates: Tensor,
     count: int,

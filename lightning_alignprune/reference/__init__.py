@@ -9,6 +9,7 @@ from lightning_alignprune.reference.pseudo_clean import (
     PseudoReference,
 )
 from lightning_alignprune.reference.reference_set import ReferenceSet
+from lightning_alignprune.reference.samples import ReferenceWeights
 from lightning_alignprune.reference.validation_pass import VALIDATION, ValidationPass
 
 __all__ = [
@@ -20,6 +21,7 @@ __all__ = [
     "PseudoReference",
     "Reference",
     "ReferenceSet",
+    "ReferenceWeights",
     "ValidationPass",
     "find_reference",
     "learn_from_reference",

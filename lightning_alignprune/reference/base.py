@@ -59,6 +59,12 @@ class Reference(ABC):
         """
         return None
 
+    def before_batch(self, batch_idx: int) -> None:  # noqa: B027
+        """Hear that a batch begins."""
+
+    def after_batch(self) -> None:  # noqa: B027
+        """Hear that a batch is done."""
+
     def start_validation(self) -> None:  # noqa: B027
         """Hear that a validation pass begins."""
 

@@ -8,7 +8,7 @@ from lightning_alignprune.policies import Policy
 from lightning_alignprune.reference.base import Reference
 from lightning_alignprune.reference.pseudo_clean import PseudoClean, PseudoReference
 from lightning_alignprune.reference.reference_set import ReferenceSet
-from lightning_alignprune.reference.samples import SampleDetail
+from lightning_alignprune.reference.samples import ReferenceWeights, SampleDetail
 from lightning_alignprune.reference.validation_pass import (
     VALIDATION,
     ValidationPass,
@@ -24,7 +24,12 @@ HOOK = "reference_dataloader"
 
 
 def find_reference(
-    given: Any, fit: RunningFit, signal: Signal, score: Score, policy: Policy
+    given: Any,
+    fit: RunningFit,
+    signal: Signal,
+    score: Score,
+    policy: Policy,
+    weights: ReferenceWeights = "current",
 ) -> Reference | None:
     """Find the reference of a fit; None if none is given and none is needed.
 
@@ -36,8 +41,10 @@ def find_reference(
             one there is cannot work with them or with this Trainer.
     """
     if given is None and not (score.needs_reference or signal.needs_reference):
+        _check_weights(weights, given)
         return None
     source = _found(fit, score, signal) if given is None else given
+    _check_weights(weights, source)
     if score.needs_reference_samples and not signal.compares_with_reference:
         raise refusal(
             f"a signal of single samples' losses for {type(score).__name__}",
@@ -61,7 +68,24 @@ def find_reference(
         detail = "logits" if signal.needs_logits else "losses"
     if isinstance(source, str):
         return ValidationPass(fit, signal.plain_loss, detail)
-    return ReferenceSet(fit, source, signal.plain_loss, detail)
+    return ReferenceSet(fit, source, signal.plain_loss, detail, weights)
+
+
+def _check_weights(weights: ReferenceWeights, source: Any) -> None:
+    is_set = not (source is None or isinstance(source, (str, PseudoClean)))
+    if weights == "current" or is_set:
+        return
+    got = {
+        None: "none, and a score that needs none",
+        VALIDATION: f'reference="{VALIDATION}", which is your own pass',
+    }.get(source, "a reference made of the training losses")
+    raise refusal(
+        f'a reference set of its own for reference_weights="{weights}"',
+        got,
+        f"Pass reference= a DataLoader or Dataset, or define {HOOK}(), or use "
+        'reference_weights="current". With Lightning\'s EMAWeightAveraging callback the validation '
+        "pass has averaged weights by itself.",
+    )
 
 
 def _found(fit: RunningFit, score: Score, signal: Signal) -> Any:

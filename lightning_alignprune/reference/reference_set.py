@@ -1,14 +1,17 @@
 """`ReferenceSet`: a clean set of its own, with a pass of its own after each epoch."""
 
+import math
+from contextlib import nullcontext
 from typing import Any
 
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 from typing_extensions import override
 
+from lightning_alignprune.reference.averaged_weights import AveragedWeights
 from lightning_alignprune.reference.base import Reference
 from lightning_alignprune.reference.evaluation import evaluated_batches
-from lightning_alignprune.reference.samples import SampleDetail
+from lightning_alignprune.reference.samples import ReferenceWeights, SampleDetail
 from lightning_alignprune.reference.totals import PassTotals
 from lightning_alignprune.trainer_access.errors import refusal
 from lightning_alignprune.trainer_access.loaders import batch_size_of, shard_batches
@@ -23,6 +26,7 @@ class ReferenceSet(Reference):
         source: A loader, a dataset, or a hook that returns one.
         plain: Leave label smoothing out of the loss.
         detail: What a pass keeps sample by sample.
+        weights: What it is measured with: ``"current"`` weights or an average of them, ``"ema"``.
 
     Raises:
         MisconfigurationException: If the module would train on the set.
@@ -34,6 +38,7 @@ class ReferenceSet(Reference):
         source: Any,
         plain: bool = False,
         detail: SampleDetail | None = None,
+        weights: ReferenceWeights = "current",
     ) -> None:
         super().__init__(fit, plain, detail)
         if not fit.module.automatic_optimization:
@@ -45,6 +50,8 @@ class ReferenceSet(Reference):
         self._source = source
         self._loader: Any = None
         self._num_own: int | None = None
+        self._weights = weights
+        self._average: AveragedWeights | None = None
 
     @override
     def prepare(self, train_loader: DataLoader[Any]) -> None:
@@ -76,15 +83,31 @@ class ReferenceSet(Reference):
             )
         world_size, rank = self.fit.trainer.world_size, self.fit.trainer.global_rank
         self._loader, self._num_own = shard_batches(found, world_size, rank)
+        if self._weights == "ema":
+            trainer = self.fit.trainer
+            steps = math.ceil(trainer.num_training_batches / trainer.accumulate_grad_batches)
+            self._average = AveragedWeights(self.fit, horizon=max(1, steps))
+
+    @override
+    def before_batch(self, batch_idx: int) -> None:
+        # After every callback's start of an epoch, which may unfreeze layers.
+        if self._average is not None and batch_idx == 0:
+            self._average.follow_module()
+
+    @override
+    def after_batch(self) -> None:
+        if self._average is not None:
+            self._average.after_batch()
 
     @override
     def measure(self) -> Tensor | None:
         totals = PassTotals(self.detail)
-        batches = evaluated_batches(self.fit, self._loader, self.plain)
-        for number, evaluated in enumerate(batches):
-            # Those after this rank's own only keep the number of forward passes alike.
-            if self._num_own is None or number < self._num_own:
-                totals.add(*evaluated)
+        with nullcontext() if self._average is None else self._average.lent():
+            batches = evaluated_batches(self.fit, self._loader, self.plain)
+            for number, evaluated in enumerate(batches):
+                # Those after this rank's own only keep the number of forward passes alike.
+                if self._num_own is None or number < self._num_own:
+                    totals.add(*evaluated)
         if totals.num_batches == 0 and self._num_own is None:
             raise refusal(
                 "a reference set with samples",
@@ -96,3 +119,14 @@ class ReferenceSet(Reference):
         is_sharded = self._num_own is not None and exchange.num_ranks > 1
         self.keep_samples(totals.samples(exchange if is_sharded else None))
         return totals.mean(exchange, self.fit.module.device)
+
+    @override
+    def state_dict(self) -> dict[str, Any]:
+        average = None if self._average is None else self._average.state_dict()
+        return {**super().state_dict(), "average": average}
+
+    @override
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        super().load_state_dict(state)
+        if self._average is not None and state.get("average") is not None:
+            self._average.load_state_dict(state["average"])

@@ -13,6 +13,7 @@ from lightning_alignprune.tap.tapped_step import TappedCall
 from lightning_alignprune.trainer_access.ranks import RankExchange
 
 SampleDetail = Literal["losses", "logits"]
+ReferenceWeights = Literal["current", "ema"]
 
 
 class BatchOfSamples(NamedTuple):

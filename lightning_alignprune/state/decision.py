@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from lightning_alignprune._checks import shape_of
-from lightning_alignprune.functional.selection import Selection
+from lightning_alignprune.functional.selection import Selection, keep_always
 from lightning_alignprune.state.shard import Shard
 
 _MOST_LEFT_OUT = 0.1
@@ -105,14 +105,21 @@ def checked_scores(scores: Tensor, score: str, shard: Shard) -> Tensor:
     return scores
 
 
-def checked(decision: Decision, policy: str, shard: Shard, fewest: int = 1) -> Decision:
-    """Refuse a malformed selection; turn "all" and "none" into the plain full epoch.
+def checked(
+    decision: Decision,
+    policy: str,
+    shard: Shard,
+    fewest: int = 1,
+    trusted: Tensor | None = None,
+) -> Decision:
+    """Refuse a malformed selection, add the trusted samples; make "all" and "none" a full epoch.
 
     Args:
         decision: What is checked, in place.
         policy: Its policy's name.
         shard: The samples that are selected from.
         fewest: How many of a shard must be kept for every rank to get a batch.
+        trusted: Shape (n,), bool. Samples of the shard that are kept whatever the policy says.
 
     Raises:
         ValueError: Naming the policy class and what it returned.
@@ -140,6 +147,8 @@ def checked(decision: Decision, policy: str, shard: Shard, fewest: int = 1) -> D
             f"{policy}.select: expected weights to be None or floats of shape ({shard.num_own},), "
             f"one for each sample, got {shape_of(weights)}. Look at the policy."
         )
+    if trusted is not None:
+        decision.selection = kept, weights = keep_always(selection, trusted)
     decision.counts = shard.counts(kept.sum())
     if sum(decision.counts) == shard.num_samples and weights is None:
         decision.selection, decision.counts = None, []

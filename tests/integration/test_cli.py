@@ -129,6 +129,19 @@ def test_a_key_or_a_position_of_the_samples_indices(word, key):
     assert type(callback.sample_index) is type(key)
 
 
+@pytest.mark.parametrize("word", ["[4, 1]", "[false, true, false, false, true]"])
+def test_trusted_samples_as_a_list(word):
+    callback = pruner(cli(*QUIET, "--pruning.score=loss", f"--pruning.trusted={word}"))
+    assert callback.trusted.indices.tolist() == [1, 4]
+
+
+def test_trusted_samples_from_a_yaml_file(tmp_path):
+    config = tmp_path / "run.yaml"
+    config.write_text(yaml.safe_dump({"pruning": {"score": "loss", "trusted": [4, 1]}}))
+    made = cli("fit", *QUIET, f"--config={config}", "--trainer.max_epochs=1", run=True)
+    assert made.trainer.callbacks[0].trusted.indices.tolist() == [1, 4]
+
+
 def test_the_robust_preset_by_its_word():
     made = cli("fit", *QUIET, "--pruning=robust", "--trainer.max_epochs=8", run=True)
     callback = made.trainer.callbacks[0]
