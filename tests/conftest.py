@@ -1,5 +1,6 @@
 """Shared fixtures: tiny modules, indexed data, a quiet CPU Trainer, and guards against leaks."""
 
+import logging
 import os
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -41,7 +42,10 @@ NUM_THREADS = int(os.environ.get("ALIGNPRUNE_TEST_THREADS", "1"))
 def _no_leaks() -> Iterator[None]:
     """Fail a test that leaves a loss tap, a grad mode or a thread count behind."""
     torch.set_num_threads(NUM_THREADS)
+    logger = logging.getLogger("lightning.pytorch")
+    level = logger.level
     yield
+    logger.setLevel(level)  # examples make it quiet
     assert not _get_current_function_mode_stack(), "a torch function mode leaked out of the test"
     assert torch.is_grad_enabled(), "grad mode leaked out of the test"
 

@@ -65,6 +65,7 @@ def hash_of_samples(dataset: Dataset[Any]) -> str | None:
     None where nothing of the kind is found.
 
     Example:
+        >>> from torch.utils.data import TensorDataset
         >>> one, same, other = (TensorDataset(torch.tensor(x)) for x in ([1, 2], [1, 2], [2, 1]))
         >>> hashes = [hash_of_samples(data) for data in (one, same, other)]
         >>> hashes[0] == hashes[1], hashes[0] == hashes[2]

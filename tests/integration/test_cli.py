@@ -152,6 +152,11 @@ def test_the_robust_preset_by_its_word():
     assert callback.trajectories.view().reference_rows[-1].shape == (16,)
 
 
+def settings_of(part):
+    """What a part was made with, without what it learns."""
+    return {name: value for name, value in vars(part).items() if not name.startswith("_")}
+
+
 @pytest.mark.parametrize("word", PRESETS)
 def test_every_preset_by_its_word(word: str, tmp_path: Path) -> None:
     config = tmp_path / "run.yaml"
@@ -160,7 +165,7 @@ def test_every_preset_by_its_word(word: str, tmp_path: Path) -> None:
     for args in ([f"--pruning={word}"], ["--config", str(config)]):
         made = pruner(cli(*QUIET, *args))
         assert [type(part) for part in made.parts] == [type(part) for part in expected.parts]
-        assert [vars(part) for part in made.parts] == [vars(part) for part in expected.parts]
+        assert [settings_of(part) for part in made.parts] == list(map(settings_of, expected.parts))
         assert made.state_key == expected.state_key
 
 
@@ -171,7 +176,7 @@ def test_the_yaml_that_spells_the_preset_out(tmp_path):
     made = cli(*QUIET, f"--config={config}").trainer.callbacks[0]
     preset = DynamicPruningCallback.robust()
     for part in ("signal", "score", "policy", "schedule"):
-        assert vars(getattr(made, part)) == vars(getattr(preset, part)), part
+        assert settings_of(getattr(made, part)) == settings_of(getattr(preset, part)), part
 
 
 @pytest.mark.parametrize("args", [["--pruning", "false"], ["--pruning=False"]])

@@ -130,7 +130,8 @@ def compare_all():
 @pytest.mark.parametrize("ranks", [2, 4])
 def test_decisions_and_states_are_those_of_one_process(tmp_path, ranks):
     able = {name for name, made in POLICIES.items() if made.works_on_shares}
-    assert {type(policy).__name__ for _, policy in CASES} == able
+    # PosteriorCut reads what LabelOdds alone records: test_label_posterior.py
+    assert {type(policy).__name__ for _, policy in CASES} == able - {"PosteriorCut"}
     run_forked(partial(run_ranks, compare_all, ranks), tmp_path / "log")
 
 
