@@ -42,7 +42,11 @@ _MOST_COORDINATES = 20_000  # of the gradient
 _LOSS_TOLERANCE = 1e-3
 _GRADIENT_TOLERANCE = 1e-2
 # What draws at random or looks at the whole batch is switched to its form for inference.
-_OF_THE_BATCH = (nn.modules.dropout._DropoutNd, nn.modules.batchnorm._BatchNorm)
+_OF_THE_BATCH = (
+    nn.modules.dropout._DropoutNd,
+    nn.modules.batchnorm._BatchNorm,
+    nn.MultiheadAttention,  # draws its dropout itself
+)
 
 
 @dataclass(frozen=True)

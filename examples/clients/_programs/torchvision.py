@@ -75,7 +75,8 @@ class Detection(Training):
 class DetectionOneByOne(Detection):
     def training_step(self, batch: Any, batch_idx: int) -> dict[str, Tensor]:
         losses = [sum(self.model([x], [y]).values()) for x, y in zip(*batch, strict=True)]
-        return {"loss": torch.stack(losses).mean(), "sample_loss": torch.stack(losses)}
+        stacked = torch.stack(losses)
+        return {"loss": stacked.mean(), "sample_loss": stacked}
 
 
 def images() -> DataLoader[Any]:
