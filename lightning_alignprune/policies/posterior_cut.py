@@ -68,9 +68,9 @@ class PosteriorCut(Policy):
     def __init__(
         self,
         max_wrong: float = 0.9,
-        tighten: float = 0.8,
+        tighten: float = 0.6,
         least: float = 0.05,
-        enough: float = 0.02,
+        enough: float = 0.01,
         patience: int = 2,
         readmit: float = 0.02,
         min_kept: float = 0.1,
