@@ -219,3 +219,13 @@ def test_values_that_are_no_losses_are_not_ranked_among_the_references():
     )
     with pytest.raises(MisconfigurationException, match="cannot be compared with the reference's"):
         make_trainer(callback).fit(TinyModule(), DataLoader(make_data(), 8))
+
+
+def test_what_a_policy_warns_of_reaches_the_user():
+    class Telling(InfoBatch):
+        def warning(self):
+            return "look here"
+
+    callback = DynamicPruningCallback("loss", Telling())
+    with pytest.warns(UserWarning, match="Telling for epoch 1: look here"):
+        make_trainer(callback, max_epochs=3).fit(TinyModule(), DataLoader(make_data(), 8))
