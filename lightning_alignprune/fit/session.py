@@ -436,6 +436,8 @@ class FitSession:
         decision = pruner.decide(epoch, progress)
         if (warning := decision.warning(pruner.policy_name)) is not None:
             rank_zero_warn(f"{OWNER}: {warning}")
+        if decision.scores is not None and (warning := pruner.policy.warning()) is not None:
+            rank_zero_warn(f"{OWNER}: {pruner.policy_name} for epoch {epoch}: {warning}")
         return decision
 
     # ---- what stays -------------------------------------------------------------------------

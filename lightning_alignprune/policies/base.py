@@ -109,6 +109,10 @@ class Policy(ABC):
         """Return what :meth:`select` found out that is worth logging, the same on every rank."""
         return {}
 
+    def warning(self) -> str | None:
+        """Say what to know of the newest selection, the same on every rank, or None."""
+        return None
+
     def state_dict(self) -> dict[str, Any]:
         """State that :meth:`select` carries from epoch to epoch, tensors and primitives only."""
         return {}
