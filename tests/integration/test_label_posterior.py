@@ -141,7 +141,6 @@ def in_how_many(task, kind, wrong_cut, right_kept):
 @pytest.mark.parametrize(
     ("task", "kind", "wrong_cut", "right_kept", "rate"),
     [
-        ("separable", "pair", 0.99, 0.99, 0.99),
         ("separable", "uniform", 0.9, 0.98, 0.95),
         ("digits", "pair", 0.9, 0.92, 0.97),
         ("digits", "pair", 0.95, 0.95, 0.8),
