@@ -141,10 +141,10 @@ def in_how_many(task, kind, wrong_cut, right_kept):
 @pytest.mark.parametrize(
     ("task", "kind", "wrong_cut", "right_kept", "rate"),
     [
-        ("separable", "uniform", 0.9, 0.98, 0.95),
+        pytest.param("separable", "uniform", 0.9, 0.98, 0.95, marks=pytest.mark.slow),
         ("digits", "pair", 0.9, 0.92, 0.97),
         ("digits", "pair", 0.95, 0.95, 0.8),
-        ("digits", "uniform", 0.9, 0.85, 0.95),
+        pytest.param("digits", "uniform", 0.9, 0.85, 0.95, marks=pytest.mark.slow),
     ],
 )
 def test_the_cut_takes_wrong_labels_and_leaves_right_ones(task, kind, wrong_cut, right_kept, rate):
