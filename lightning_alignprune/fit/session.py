@@ -42,10 +42,9 @@ from lightning_alignprune.state.trusted import TrustedSamples
 from lightning_alignprune.trainer_access import internals as access
 from lightning_alignprune.trainer_access.batch_items import TrainItems
 from lightning_alignprune.trainer_access.dataset_labels import labels_of
-from lightning_alignprune.trainer_access.dataset_places import (
+from lightning_alignprune.trainer_access.dataset_samples import (
     check_same_on_ranks,
-    check_same_places,
-    hash_of_places,
+    check_same_samples,
     hash_of_samples,
 )
 from lightning_alignprune.trainer_access.errors import OWNER
@@ -118,8 +117,8 @@ class FitSession:
         self._holds_length = self._is_wired = False
         self._extra: dict[str, Any] = {}
         self._rng_before: dict[str, Any] | None = None
-        self._places: str | None = None
         self._samples: str | None = None
+        self._samples_elsewhere: str | None = None
         self._dataset: Any = None
         self.pruner: Pruner | None = None
         self.sampler: PrunedSampler | None = None
@@ -146,21 +145,19 @@ class FitSession:
         if before is None or before.pruner is None or before._of_trainer() is not trainer:
             return
         if before.pruner.continues(access.epochs_processed(trainer)):
-            self.pruner, self._places = before.pruner, before._places
-            self._samples = before._samples
+            self.pruner, self._samples = before.pruner, before._samples
 
     # ---- the loader -------------------------------------------------------------------------
 
     def _take_loader(self, dataloader: object) -> object:
         loader = check_loader(dataloader, self._callback.sample_index is not None)
-        places, samples = hash_of_places(loader.dataset), self._samples
-        if loader.dataset is not self._dataset:
-            self._dataset, samples = loader.dataset, hash_of_samples(loader.dataset)
         if self.pruner is not None:
             check_length(loader, self.pruner.shard.num_samples)
-            for now, before in ((places, self._places), (samples, self._samples)):
-                check_same_places(now, before, "in the epochs before")
-        self._places, self._samples = places, samples
+        if loader.dataset is not self._dataset:
+            samples = hash_of_samples(loader.dataset)
+            if self.pruner is not None:
+                check_same_samples(samples, self._samples, "in the epochs before")
+            self._dataset, self._samples = loader.dataset, samples
         self.sampler = sampler_for(loader, self._seed, self._fit.exchange)
         installed = access.with_sampler(loader, self.sampler, self._generator)
         if self._callback.self_check and not self._recorder.is_manual:
@@ -249,7 +246,8 @@ class FitSession:
 
     def _check_samples(self, num_samples: int) -> None:
         exchange = self._fit.exchange
-        check_same_on_ranks(f"{self._places} {self._samples}", exchange)
+        self._samples_elsewhere = hash_of_samples(self._dataset, in_process=False)
+        check_same_on_ranks(self._samples_elsewhere, exchange)
         check_trusted(self._callback.trusted, num_samples, exchange)
 
     def _follow_settings(self, pruner: Pruner) -> None:
@@ -300,7 +298,8 @@ class FitSession:
             pruner.load_state_dict(state)
         except ValueError as error:
             raise MisconfigurationException(f"{OWNER}: {error}") from None
-        check_same_places(self._places, state.get("places"), "when the checkpoint was written")
+        saved = state.get("samples")
+        check_same_samples(self._samples_elsewhere, saved, "when the checkpoint was written")
         means = pruner.trajectories.row_means
         if means is not None and pruner.shard.is_whole and self._fit.exchange.rank > 0:
             means.clear()  # they are of all ranks: the first one goes on from them
@@ -487,7 +486,7 @@ class FitSession:
     def _extra_state(self) -> dict[str, Any]:
         return {
             **self._fit.exchange.layout(),
-            "places": self._places,
+            "samples": self._samples_elsewhere,
             "reference": None if self._reference is None else self._reference.state_dict(),
             "lr": None if self._lr is None else self._lr.state_dict(),
             "rng": self._rng_states(),

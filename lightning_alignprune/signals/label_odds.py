@@ -17,13 +17,12 @@ from lightning_alignprune.functional.label_posterior import (
     mean_predictions,
     weighed_log_odds,
 )
+from lightning_alignprune.signals._prediction_sums import PredictionSums
 from lightning_alignprune.signals._seen_logits import MapInUse, seen_logits
 from lightning_alignprune.signals.averages import AveragedSignal
 from lightning_alignprune.signals.base import ReferenceSamples
 from lightning_alignprune.tap.tapped_step import TappedStep
 
-# Probabilities are summed up as whole multiples of this part: exact, in any order.
-_UNIT = 2.0**-30
 # An epoch that saw fewer of the samples says nothing about the share of wrong ones among all.
 _WHOLE = 0.98
 
@@ -82,7 +81,7 @@ class LabelOdds(AveragedSignal):
         self._transition: Tensor | None = None
         self._prior: Tensor | None = None
         self._before: Tensor | None = None
-        self._sums: Tensor | None = None
+        self._sums = PredictionSums()
         self._weights: Tensor | None = None
         self._most_counted = 0
         self._was_informed = False
@@ -100,7 +99,8 @@ class LabelOdds(AveragedSignal):
         seen = seen_logits(step)
         with torch.no_grad(), torch.autocast(seen.logits.device.type, enabled=False):
             found = self._map.on(seen.logits).predictions(seen.logits)
-            self._count(found, torch.where(seen.is_valid, seen.labels, found.shape[1]))
+            size = found.shape[1]
+            self._sums.add(found, torch.where(seen.is_valid, seen.labels, size), size)
             odds = weighed_log_odds(found, seen.labels, self._weights_for(found))
             return seen.marked(-odds)
 
@@ -113,27 +113,18 @@ class LabelOdds(AveragedSignal):
             self._weights = weights.to(predictions.device)
         return self._weights
 
-    def _count(self, predictions: Tensor, rows: Tensor) -> None:
-        if self._sums is None:
-            size = predictions.shape[1]
-            # The last row is for samples that do not count.
-            self._sums = torch.zeros(size + 1, size, dtype=torch.int64, device=rows.device)
-        if self._sums.device != rows.device:  # after a resume
-            self._sums = self._sums.to(rows.device)
-        self._sums.index_add_(0, rows, (predictions / _UNIT).long())
-
     @override
     def sums(self) -> dict[str, Tensor]:
-        return {} if self._sums is None else {"predictions": self._sums}
+        return self._sums.state()
 
     @override
     def load_sums(self, sums: dict[str, Tensor]) -> None:
-        self._sums = sums.get("predictions")
+        self._sums.load(sums)
 
     def _by_class(self) -> tuple[Tensor, Tensor]:
         """Return sums of predictions per given label, (C, C), and how many were given, (C,)."""
-        assert self._sums is not None, "nothing was summed up"
-        sums = self._sums[:-1].cpu().double() * _UNIT
+        sums = self._sums.total()
+        assert sums is not None, "nothing was summed up"
         return sums, sums.sum(1).round()  # a prediction adds up to 1
 
     # ---- the epoch end ----------------------------------------------------------------------
@@ -154,12 +145,11 @@ class LabelOdds(AveragedSignal):
         self._before = _held_out(found.fold_maps, logits, labels)
         self._prior = class_prior(labels, logits.shape[1])
         self._weights = None
-        if self._sums is not None:
-            self._sums.zero_()
+        self._sums.clear()
         return samples._replace(losses=found.losses)
 
     def _counted_all(self) -> bool:
-        num_counted = 0 if self._sums is None else int(self._by_class()[1].sum())
+        num_counted = 0 if self._sums.total() is None else int(self._by_class()[1].sum())
         self._most_counted = max(self._most_counted, num_counted)
         return num_counted > 0 and num_counted >= _WHOLE * self._most_counted
 

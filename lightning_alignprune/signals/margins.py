@@ -10,6 +10,7 @@ from typing_extensions import override
 
 from lightning_alignprune._checks import check_choice, check_floats
 from lightning_alignprune.functional.calibration import STRENGTHS
+from lightning_alignprune.signals._prediction_sums import PredictionSums
 from lightning_alignprune.signals._seen_logits import MapInUse, seen_logits
 from lightning_alignprune.signals.averages import AveragedSignal
 from lightning_alignprune.signals.base import ReferenceSamples
@@ -17,8 +18,6 @@ from lightning_alignprune.tap.tapped_step import TappedStep
 
 Correction = Literal["none", "class", "calibration"]
 CORRECTIONS: tuple[Correction, ...] = get_args(Correction)
-# Sums of whole multiples are exact, in any order.
-_UNIT = 2.0**-30
 _LEAST = 1e-6  # probabilities below it are alike
 
 
@@ -61,7 +60,7 @@ class Margin(AveragedSignal):
             raise ValueError("Margin: expected strengths not to be empty, got (). Give 10.")
         self.needs_reference = self.needs_logits = self.correction == "calibration"
         self._map = MapInUse(self.strengths)
-        self._sums: Tensor | None = None
+        self._sums = PredictionSums()
         self._mean: Tensor | None = None
 
     @override
@@ -80,11 +79,7 @@ class Margin(AveragedSignal):
 
     def _debiased(self, logits: Tensor, is_valid: Tensor) -> Tensor:
         found = logits.float().softmax(1)
-        if self._sums is None:
-            self._sums = torch.zeros(found.shape[1], dtype=torch.int64, device=found.device)
-        if self._sums.device != found.device:  # after a resume
-            self._sums = self._sums.to(found.device)
-        self._sums += torch.where(is_valid.unsqueeze(1), found / _UNIT, 0).long().sum(0)
+        self._sums.add(found.nan_to_num(0), (~is_valid).long(), 1)  # all valid ones in one group
         if self._mean is None:
             return logits
         if self._mean.device != found.device:
@@ -94,18 +89,18 @@ class Margin(AveragedSignal):
 
     @override
     def sums(self) -> dict[str, Tensor]:
-        return {} if self._sums is None else {"predictions": self._sums}
+        return self._sums.state()
 
     @override
     def load_sums(self, sums: dict[str, Tensor]) -> None:
-        self._sums = sums.get("predictions")
+        self._sums.load(sums)
 
     @override
     def close_epoch(self, row: Tensor, last: Tensor) -> Tensor:
-        if self._sums is not None and bool(self._sums.any()):
-            total = self._sums.cpu().double()
-            self._mean = (total / total.sum()).float()
-            self._sums = torch.zeros_like(self._sums)
+        total = self._sums.total()
+        if total is not None and bool(total.any()):
+            self._mean = (total[0] / total.sum()).float()
+            self._sums.clear()
         return super().close_epoch(row, last)
 
     @override

@@ -17,7 +17,7 @@ from torch.utils.data import (
 )
 
 from lightning_alignprune import DynamicPruningCallback, InfoBatch, PruningSchedule
-from lightning_alignprune.trainer_access.dataset_places import hash_of_places
+from lightning_alignprune.trainer_access.dataset_samples import hash_of_samples
 from tests.conftest import TinyModule, make_data, make_trainer
 from tests.integration.forked import run_forked, run_ranks
 
@@ -196,7 +196,7 @@ def test_a_checkpoint_that_does_not_tell_resumes(tmp_path):
     path = tmp_path / "saved.ckpt"
     trainer.save_checkpoint(path)
     content = torch.load(path, weights_only=True)
-    del content["callbacks"]["DynamicPruningCallback"]["places"]
+    del content["callbacks"]["DynamicPruningCallback"]["samples"]
     torch.save(content, path)
     callback = DynamicPruningCallback("loss", schedule=PruningSchedule(1, 1.0))
     loader = DataLoader(part(0), 8)
@@ -225,16 +225,19 @@ def test_ranks_with_other_subsets_are_refused_alike(tmp_path, seeds):
 
 def test_what_a_hash_tells():
     data = list(range(100))
-    assert hash_of_places(data) is None
-    assert hash_of_places(ConcatDataset([data, data])) is None
-    assert hash_of_places(Subset({"a": 1, "b": 2}, ["b", "a"])) is None
+    assert hash_of_samples(data) is None
+    assert hash_of_samples(ConcatDataset([data, data])) is None
+    by_name = [
+        hash_of_samples(Subset({"a": 1, "b": 2}, names)) for names in (["b", "a"], ["a", "b"])
+    ]
+    assert by_name[0] != by_name[1]
     same = {
-        hash_of_places(Subset(data, indices))
+        hash_of_samples(Subset(data, indices))
         for indices in ([2, 3], (2, 3), range(2, 4), torch.tensor([2, 3]))
     }
     one, other = Subset(data, [1, 2]), Subset(data, [3])
     others = {
-        hash_of_places(d)
+        hash_of_samples(d)
         for d in (
             one,
             other,
@@ -249,3 +252,13 @@ def test_what_a_hash_tells():
     }
     assert len(same) == 1
     assert len(others | same) == 10
+
+
+def test_what_counts_elsewhere_than_in_this_process():
+    x, y = DATA.tensors
+    plain, rounded = TensorDataset(x, y), TensorDataset(x * (1 + 1e-7), y)
+    relabelled = TensorDataset(x, 0 * y)
+    here = [hash_of_samples(data) for data in (plain, rounded, relabelled)]
+    elsewhere = [hash_of_samples(data, in_process=False) for data in (plain, rounded, relabelled)]
+    assert here[0] == here[2] != here[1], "labels may be corrected as the run goes"
+    assert elsewhere[0] == elsewhere[1] != elsewhere[2], "another machine rounds otherwise"

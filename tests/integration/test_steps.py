@@ -159,20 +159,9 @@ def test_lbfgs_runs_the_step_several_times():
     torch.testing.assert_close(ours, fit(make(ByHand)), rtol=0, atol=1e-5)
 
 
-class Manual(Stock):
-    def __init__(self):
-        super().__init__()
-        self.automatic_optimization = False
+class Manually:
+    """Optimise by hand the loss of the class that comes next."""
 
-    def training_step(self, batch, batch_idx):
-        optimizer = self.optimizers()
-        optimizer.zero_grad()
-        loss = super().training_step(batch, batch_idx)
-        self.manual_backward(loss)
-        optimizer.step()
-
-
-class ManualByHand(ByHand):
     def __init__(self):
         super().__init__()
         self.automatic_optimization = False
@@ -182,6 +171,14 @@ class ManualByHand(ByHand):
         optimizer.zero_grad()
         self.manual_backward(super().training_step(batch, batch_idx))
         optimizer.step()
+
+
+class Manual(Manually, Stock):
+    pass
+
+
+class ManualByHand(Manually, ByHand):
+    pass
 
 
 def test_manual_optimisation_with_one_torch_loss():
@@ -431,19 +428,14 @@ def test_factors_that_depend_on_the_elements_are_refused():
 
 def test_elements_in_manual_optimisation_are_warned_of():
     class Elements(Stock):
-        def __init__(self):
-            super().__init__()
-            self.automatic_optimization = False
-
         def training_step(self, batch, batch_idx):
-            optimizer = self.optimizers()
-            optimizer.zero_grad()
-            losses = F.cross_entropy(self(batch[0]), batch[1], reduction="none")
-            self.manual_backward(losses.mean())
-            optimizer.step()
+            return F.cross_entropy(self(batch[0]), batch[1], reduction="none").mean()
+
+    class ManualElements(Manually, Elements):
+        pass
 
     with pytest.warns(UserWarning, match=r"plain mean of a reduction='none' loss"):
-        fit(Elements(), pruning(None))
+        fit(ManualElements(), pruning(None))
 
 
 class Tokens(Stock):
