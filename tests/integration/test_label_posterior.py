@@ -104,7 +104,6 @@ class Wide(Digits):
         self.net = nn.Sequential(nn.Linear(width, 256), nn.ReLU(), nn.Linear(256, num_classes))
 
 
-@cache
 def cut_and_kept(seed, task, kind, epochs=20):
     """Train with the posterior's cut; return which wrong labels are out, which right ones in."""
     generator = torch.Generator().manual_seed(seed)
@@ -128,27 +127,22 @@ def cut_and_kept(seed, task, kind, epochs=20):
     return (~kept[is_wrong]).float().mean(), kept[~is_wrong].float().mean()
 
 
-def in_how_many(task, kind, wrong_cut, right_kept):
-    found = [cut_and_kept(seed, task, kind) for seed in SEEDS]
-    return sum(float(out) >= wrong_cut and float(kept) >= right_kept for out, kept in found)
-
-
-# At the least in seeds 0 to 7, wrong labels out / right ones in: separable 0.998 / 1 for pairs,
-# 0.925 / 0.992 for uniform noise; digits 0.92 / 0.947 for pairs (6 of 8 with both above 0.95),
-# 0.935 / 0.912 for uniform noise: in seeds 100 to 109 even the best threshold had both at 0.96 on
-# average.
+# Bounds from seeds 100 to 107, where the least of wrong labels out / right ones in was
+# 0.967 / 0.930 for digits with pairs, 0.943 / 0.827 for uniform noise, 0.956 / 0.990 for
+# separable classes.
 @pytest.mark.trained
 @pytest.mark.parametrize(
-    ("task", "kind", "wrong_cut", "right_kept", "rate"),
+    ("task", "kind", "wrong_cut", "right_kept"),
     [
-        pytest.param("separable", "uniform", 0.9, 0.98, 0.95, marks=pytest.mark.slow),
-        ("digits", "pair", 0.9, 0.92, 0.97),
-        ("digits", "pair", 0.95, 0.95, 0.8),
-        pytest.param("digits", "uniform", 0.9, 0.85, 0.95, marks=pytest.mark.slow),
+        ("digits", "pair", 0.9, 0.9),
+        pytest.param("digits", "uniform", 0.9, 0.8, marks=pytest.mark.slow),
+        pytest.param("separable", "uniform", 0.9, 0.95, marks=pytest.mark.slow),
     ],
 )
-def test_the_cut_takes_wrong_labels_and_leaves_right_ones(task, kind, wrong_cut, right_kept, rate):
-    assert in_how_many(task, kind, wrong_cut, right_kept) >= enough(rate)
+def test_the_cut_takes_wrong_labels_and_leaves_right_ones(task, kind, wrong_cut, right_kept):
+    found = [cut_and_kept(seed, task, kind) for seed in SEEDS]
+    right = [float(out) >= wrong_cut and float(kept) >= right_kept for out, kept in found]
+    assert sum(right) >= enough(0.99)
 
 
 @pytest.mark.trained
