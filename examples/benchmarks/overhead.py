@@ -21,8 +21,10 @@ import lightning.pytorch as pl
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 from torch.utils.data import DataLoader, TensorDataset
 from tqdm import tqdm
+from typing_extensions import override
 
 from lightning_alignprune import (
     DynamicPruningCallback,
@@ -92,6 +94,14 @@ def one_fit(loader: DataLoader[Any], with_callback: bool) -> float:
     return timer.seconds[1]
 
 
+class _Empty(TorchFunctionMode):
+    """Hand every torch call on: the least that any tap costs."""
+
+    @override
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        return func(*args, **(kwargs or {}))
+
+
 def step_microseconds(repeats: int = 400) -> dict[str, float]:
     """CPU microseconds that the tap and the recording add to one step of the small CNN.
 
@@ -114,8 +124,13 @@ def step_microseconds(repeats: int = 400) -> dict[str, float]:
         assert values is not None
         bank.record(*values)
 
+    def in_empty_mode(step: int) -> None:
+        with _Empty():
+            plain(step)
+
     kinds: dict[str, Any] = {
         "plain": plain,
+        "empty mode": in_empty_mode,
         "recorded": partial(recorded, StepRecorder(SampleLoss()), None),
         "recorded and weighted": partial(recorded, StepRecorder(SampleLoss()), weights),
     }
@@ -127,6 +142,7 @@ def step_microseconds(repeats: int = 400) -> dict[str, float]:
             seconds[name].append(time.perf_counter() - started)
     medians = {name: statistics.median(values) * 1e6 for name, values in seconds.items()}
     return {
+        "empty mode": medians["empty mode"] - medians["plain"],
         "recorded": medians["recorded"] - medians["plain"],
         "recorded and weighted": medians["recorded and weighted"] - medians["plain"],
         "plain step": medians["plain"],

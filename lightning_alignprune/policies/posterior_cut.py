@@ -27,19 +27,20 @@ class PosteriorCut(Policy):
     out, nothing is cut. **How much**: where a network memorises, purity pays, and where it does
     not, every right label that is lost costs. So the cut is careful first. After each epoch in
     which the reference's loss lies above its lowest since the first cut, the threshold is
-    multiplied by ``tighten``; but not where, by the probabilities themselves, hardly any wrong
-    label is left among the samples that are kept: then it is not they who raise the loss.
+    multiplied by ``tighten_factor``; but not where, by the probabilities themselves, hardly any
+    wrong label is left among the samples that are kept: then it is not they who raise the loss.
 
     What was cut is judged anew each epoch, and a cut follows its evidence in both directions. If
     half of it comes back at once, or it doubles, while threshold and estimated share of noise are
     what they were, a warning says so.
 
     Args:
-        max_wrong: Probability of a wrong label above which a sample is cut at first, in (0, 1).
-        tighten: Factor in (0, 1] on that threshold; 1 leaves it where it is.
-        least: The threshold that it does not fall below, in (0, 1).
-        enough: Estimated share of wrong labels among the kept at which the threshold stays where it
-            is, in [0, 1); 0 always tightens.
+        start_threshold: Probability of a wrong label above which a sample is cut at first, in
+            (0, 1).
+        tighten_factor: Factor in (0, 1] on that threshold; 1 leaves it where it is.
+        min_threshold: The threshold that it does not fall below, in (0, 1).
+        target_wrong: Estimated share of wrong labels among the kept at which the threshold stays
+            where it is, in [0, 1); 0 always tightens.
         patience: Epochs without a larger estimate before the first cut, at least 0.
         readmit: Chance in [0, 1) that a cut sample trains for one epoch, to be looked at again.
         min_kept: Smallest share of the samples that the cut leaves, in (0, 1].
@@ -67,10 +68,10 @@ class PosteriorCut(Policy):
 
     def __init__(
         self,
-        max_wrong: float = 0.9,
-        tighten: float = 0.6,
-        least: float = 0.05,
-        enough: float = 0.01,
+        start_threshold: float = 0.9,
+        tighten_factor: float = 0.6,
+        min_threshold: float = 0.05,
+        target_wrong: float = 0.01,
         patience: int = 2,
         readmit: float = 0.02,
         min_kept: float = 0.1,
@@ -82,10 +83,16 @@ class PosteriorCut(Policy):
             return check_float(owner, name, value, remedy=remedy, **bounds)
 
         remedy = "0.5 cuts what is more probably wrong than right, 0.9 what surely is."
-        self.max_wrong = share("max_wrong", max_wrong, remedy, above=0, below=1)
-        self.tighten = share("tighten", tighten, "1 leaves the threshold.", above=0, high=1)
-        self.least = share("least", least, "0.05 is the default.", above=0, below=1)
-        self.enough = share("enough", enough, "0 always tightens.", low=0, below=1)
+        self.start_threshold = share("start_threshold", start_threshold, remedy, above=0, below=1)
+        self.tighten_factor = share(
+            "tighten_factor", tighten_factor, "1 leaves the threshold.", above=0, high=1
+        )
+        self.min_threshold = share(
+            "min_threshold", min_threshold, "0.05 is the default.", above=0, below=1
+        )
+        self.target_wrong = share(
+            "target_wrong", target_wrong, "0 always tightens.", low=0, below=1
+        )
         self.patience = check_int(owner, "patience", patience, low=0, remedy="0 does not wait.")
         self.readmit = share("readmit", readmit, "0 switches it off.", low=0, below=1)
         remedy = "A tenth is the default."
@@ -93,7 +100,7 @@ class PosteriorCut(Policy):
         self.min_kept_per_class = share(
             "min_kept_per_class", min_kept_per_class, remedy, low=0, high=1
         )
-        self.threshold = self.max_wrong
+        self.threshold = self.start_threshold
         self.wrong_kept: float | None = None
         self._has_begun = False
         self._lowest_loss = float("inf")
@@ -128,8 +135,8 @@ class PosteriorCut(Policy):
         before = self.threshold
         if self._has_begun and newest > self._lowest_loss * _RISE:
             kept = wrong <= self.threshold
-            if self._share_of_wrong(wrong, kept, context) > self.enough:
-                self.threshold = max(min(self.least, before), before * self.tighten)
+            if self._share_of_wrong(wrong, kept, context) > self.target_wrong:
+                self.threshold = max(min(self.min_threshold, before), before * self.tighten_factor)
         self._lowest_loss = min(self._lowest_loss, newest)  # the old one if the new one is NaN
         return self.threshold < before
 
