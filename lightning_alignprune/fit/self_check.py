@@ -66,7 +66,7 @@ class SelfCheck:
         self, fit: RunningFit, items: TrainItems, where: BatchIndices | None = None
     ) -> None:
         self._fit, self._items, self._where = fit, items, where
-        self._is_due = True
+        self._is_due = self._is_first = True
         self._probed: UntrainedPass | None = None
         self._known_form: tuple[str, ...] | None = None
         self._few: list[Any] | None = None
@@ -94,19 +94,24 @@ class SelfCheck:
         """
         if not self._is_due:
             return
-        items = self._few or self._items.take()
-        if items is None:
-            return
-        are_others = self._few is not None or len(items) >= _FEW
-        self._is_due, self._few = False, None if are_others else items
         failure: MisconfigurationException | None = None
-        try:
-            failure = self._probe(items, args)
-        except Exception as error:  # the real step comes next and will say it
-            _debug(f"the step cannot be run beforehand: {error!r}")
-        # A rank that stops alone would leave the others waiting for it.
-        if int(self._fit.exchange.all_reduce(torch.tensor(int(failure is not None)))):
-            raise failure or _of_another_rank()
+        items = self._few or self._items.take()
+        if items is not None:
+            are_others = self._few is not None or len(items) >= _FEW
+            self._is_due, self._few = False, None if are_others else items
+            try:
+                failure = self._probe(items, args)
+            except Exception as error:  # the real step comes next and will say it
+                _debug(f"the step cannot be run beforehand: {error!r}")
+        if self._is_first:
+            # A rank that stops alone would leave the others waiting for it. Later on, whether the
+            # loss has another form is for each rank to see.
+            self._is_first = False
+            num_failures = self._fit.exchange.all_reduce(torch.tensor(int(failure is not None)))
+            if int(num_failures) and failure is None:
+                raise _of_another_rank()
+        if failure is not None:
+            raise failure
 
     def after_step(self, step: TappedStep, args: Sequence[Any]) -> None:
         """Compare what was tapped in a real step with its loss.

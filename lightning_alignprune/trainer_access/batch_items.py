@@ -88,10 +88,9 @@ class TrainItems:
         """Return as many items as a batch has, other ones than those of its first; None so far."""
         if self._keeper is not None:
             return _other_than_first(self._keeper.take())
-        size, order = self._sampler.batch_size, self._sampler.order.tolist()
-        indices = _other_than_first(
-            [part for part in (order[:size], order[size : 2 * size]) if part]
-        )
+        order, place = self._sampler.order, self._sampler.place
+        parts = [order[place(0)].tolist(), order[place(1)].tolist()]
+        indices = _other_than_first([part for part in parts if part])
         return None if indices is None else _fetched(self._loader, indices)
 
 

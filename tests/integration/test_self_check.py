@@ -13,6 +13,7 @@ from torch.utils.data import DataLoader, Dataset, default_collate
 
 from lightning_alignprune import BatchLoss, DynamicPruningCallback, InfoBatch
 from tests.conftest import TinyModule, assert_identical, make_data, make_trainer, weights_of
+from tests.integration.forked import run_forked, run_ranks
 
 B = 16
 REFUSED = MisconfigurationException
@@ -283,6 +284,23 @@ def test_a_collate_function_that_changes_the_order_is_refused(collate, num_worke
         fit(TinyModule(), loader=loader)
 
 
+def fit_a_rank(folder):
+    torch.set_num_threads(1)
+    trainer = make_trainer(DynamicPruningCallback("loss"), max_epochs=2, devices=2, strategy="ddp")
+    rank = trainer.global_rank
+    collate = backwards if rank == 1 else None
+    try:
+        trainer.fit(TinyModule(), DataLoader(make_data(64), B, collate_fn=collate))
+    except MisconfigurationException as error:
+        (folder / f"rank{rank}").write_text(str(error))
+
+
+def test_what_one_rank_finds_stops_all(tmp_path):
+    run_forked(partial(run_ranks, partial(fit_a_rank, tmp_path), 2), tmp_path / "log.txt")
+    assert "on another rank" in (tmp_path / "rank0").read_text()
+    assert "keeps the order" in (tmp_path / "rank1").read_text()
+
+
 def test_the_order_is_seen_where_all_losses_are_alike():
     module = TinyModule()
     nn.init.zeros_(module.net[-1].weight)
@@ -547,6 +565,20 @@ def test_a_batch_that_names_its_samples_may_be_in_any_order():
     loader = DataLoader(Indexed(), B, collate_fn=sorted_crops)
     callback = fit(OfThree(), loader=loader, sample_index=2)
     assert not callback.trajectories.rows[0].isnan().any()
+
+
+@pytest.mark.parametrize("num_workers", [0, 1])
+def test_batches_of_a_batch_sampler_are_looked_at(num_workers):
+    def mislabelling(items):
+        x, y, _ = default_collate(items[::-1])
+        return x, y, torch.tensor([index for *_, index in items])
+
+    batches = [list(range(start, start + B)) for start in range(0, 64, B)]
+    loader = DataLoader(
+        Indexed(), batch_sampler=batches, collate_fn=mislabelling, num_workers=num_workers
+    )
+    with pytest.raises(REFUSED, match="row i of a loss"):
+        fit(OfThree(), loader=loader, sample_index=2)
 
 
 def test_indices_that_name_other_samples_are_refused():
