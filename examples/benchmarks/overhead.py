@@ -117,6 +117,9 @@ def step_microseconds(repeats: int = 400) -> dict[str, float]:
     def plain(step: int) -> None:
         net.training_step(batch, step)
 
+    def recorder() -> StepRecorder:
+        return StepRecorder(SampleLoss(), module=net)
+
     def recorded(recorder: StepRecorder, with_weights: Tensor | None, step: int) -> None:
         recorder.arm(sampler, step, with_weights, bank.device)
         recorder.run(net.training_step, batch, step)
@@ -131,8 +134,8 @@ def step_microseconds(repeats: int = 400) -> dict[str, float]:
     kinds: dict[str, Any] = {
         "plain": plain,
         "empty mode": in_empty_mode,
-        "recorded": partial(recorded, StepRecorder(SampleLoss()), None),
-        "recorded and weighted": partial(recorded, StepRecorder(SampleLoss()), weights),
+        "recorded": partial(recorded, recorder(), None),
+        "recorded and weighted": partial(recorded, recorder(), weights),
     }
     seconds: dict[str, list[float]] = {name: [] for name in kinds}
     for step in range(repeats):

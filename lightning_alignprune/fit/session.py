@@ -110,7 +110,7 @@ class FitSession:
         self._seed = int(os.environ.get("PL_GLOBAL_SEED", "0")) if seed is None else seed
         self._generator = torch.Generator() if callback.restore_rng else None
         self._recorder = StepRecorder(
-            parts.signal, not module.automatic_optimization, self._rehearse_weights
+            parts.signal, not module.automatic_optimization, self._rehearse_weights, module
         )
         self._lr: ScheduleAlignment | None = None
         self._full_batches: int | float = 0

@@ -5,12 +5,13 @@ step. It leaves nothing behind when the step raises.
 """
 
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.utilities.rank_zero import rank_zero_warn
-from torch import Tensor
+from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
 from lightning_alignprune._checks import shape_of
@@ -18,6 +19,7 @@ from lightning_alignprune.fit.batch_indices import BatchIndices
 from lightning_alignprune.fit.self_check import SelfCheck
 from lightning_alignprune.signals import NoLogitsError, Signal
 from lightning_alignprune.state.sampler import PrunedSampler
+from lightning_alignprune.tap.bypass import Bypass
 from lightning_alignprune.tap.loss_tap import LossTap
 from lightning_alignprune.tap.tapped_step import (
     ChangingFactorsError,
@@ -48,6 +50,8 @@ class StepRecorder:
         rehearse: Called with the indices and the step's arguments before the first step if the
             policy weighs samples; raises if the weighted step cannot work, and returns whether the
             loss is made of a returned ``sample_loss``.
+        module: The module whose step it is; layers of it that hold no loss are called past the
+            tap. None has the tap see all.
 
     Attributes:
         will_weigh: Whether weights are to come; set once the policy is known.
@@ -60,10 +64,13 @@ class StepRecorder:
         signal: Signal,
         is_manual: bool = False,
         rehearse: Callable[[Tensor, Any, Any], bool | None] | None = None,
+        module: nn.Module | None = None,
     ) -> None:
         self.signal = signal
         self.is_manual = is_manual
         self._rehearse = None if is_manual else rehearse
+        self._module = module
+        self._bypass: Bypass | None = None
         self.will_weigh = False
         self.self_check: SelfCheck | None = None
         self.batch_indices: BatchIndices | None = None
@@ -84,6 +91,7 @@ class StepRecorder:
     def start_epoch(self) -> None:
         """Have the first step of an epoch looked at: a loss may change its form."""
         self._is_checked = False
+        self._bypass = None  # layers may have been replaced
 
     def arm(
         self, sampler: PrunedSampler, batch_idx: int, weights: Tensor | None, device: torch.device
@@ -129,12 +137,12 @@ class StepRecorder:
         if (check := self.self_check) is not None:
             check.before_step(args)
         is_looked_at = check is not None and (not self._is_checked or check.has_looked)
-        with self._tap(self._indices, is_looked_at) as tap:
+        with self._tap(self._indices, is_looked_at) as tap, self._past_layers():
             returned = step(*args, **kwargs)
         self._batch = args[0] if args else None
         loss, user_losses = self._read(returned, self._indices)
         tapped = TappedStep(
-            len(self._indices),
+            self._indices.shape[0],
             loss,
             tap.calls,
             user_losses,
@@ -156,6 +164,13 @@ class StepRecorder:
     def _tap(self, indices: Tensor, is_looked_at: bool) -> LossTap:
         weights = None if self._weighs_own_losses else self._weights
         return LossTap(indices, weights, plain=self.signal.plain_loss, keeps_given=is_looked_at)
+
+    def _past_layers(self) -> AbstractContextManager[None]:
+        if self._module is None:
+            return nullcontext()
+        if self._bypass is None:
+            self._bypass = Bypass(self._module)
+        return self._bypass
 
     def _read_indices(self, where: BatchIndices, batch: Any) -> None:
         device = self._order.device

@@ -36,6 +36,8 @@ from lightning_alignprune.tap.tapped_step import Given, TappedCall
 _BETWEEN = (__file__, torch.overrides.__file__)
 # Logits of one chunk of a second computation of the loss: 16 MB in float32.
 _CHUNK_NUMEL = 2**22
+# Torch would make a tensor of a number in every call.
+_NAN = torch.tensor(torch.nan, dtype=torch.float32, device="cpu")
 _REDUCTIONS = ("mean", "sum", "none", "batchmean")
 
 
@@ -101,6 +103,11 @@ class LossTap(TorchFunctionMode):
         self.calls: list[TappedCall] = []
         self._flat_rows = FlatRows()
 
+    @property
+    def follows_rows(self) -> bool:
+        """Whether the step has flattened rows, so that what it does to them matters."""
+        return bool(self._flat_rows)
+
     @override
     def __torch_function__(
         self, func: Any, types: Any, args: Any = (), kwargs: dict[str, Any] | None = None
@@ -135,8 +142,7 @@ class LossTap(TorchFunctionMode):
         bound["reduction"] = "none"
         if self.weights is None:
             output = evaluate(*args, **kwargs)
-            with torch.no_grad():
-                elements = output if reduction == "none" else _elements(evaluate, bound)
+            elements = output if reduction == "none" else _without_grad(evaluate, bound)
         else:
             elements = evaluate(**bound)
         if func in REGISTERED:
@@ -195,14 +201,14 @@ class LossTap(TorchFunctionMode):
         num_samples: int,
     ) -> Tensor:
         if self.plain and bound.get("label_smoothing"):
-            with torch.no_grad():
-                elements = _elements(func, {**bound, "label_smoothing": 0.0})
-        elements = elements.detach().float()
+            elements = _without_grad(func, {**bound, "label_smoothing": 0.0})
+        if elements.requires_grad or elements.dtype is not torch.float32:
+            elements = elements.detach().float()
         is_one_each = elements.ndim == 1 and elements.shape[0] == num_samples
         total = elements if is_one_each else elements.reshape(num_samples, -1).sum(1)
-        total = torch.nan_to_num(total, nan=torch.inf, posinf=torch.inf, neginf=-torch.inf)
+        total = total.nan_to_num(torch.inf, torch.inf, -torch.inf)
         if is_one_each:
-            return total if observed is None else torch.where(observed, total, torch.nan)
+            return total if observed is None else torch.where(observed, total, _NAN)
         if reduction == "batchmean":  # over rows
             total = total / (elements.shape[0] // num_samples)
         # A sample alone in a batch would lose the sum of its elements, or their mean.
@@ -213,8 +219,18 @@ class LossTap(TorchFunctionMode):
         return torch.where(kept == 0, torch.nan, total) if is_total else total / kept
 
 
+def _without_grad(func: Any, bound: dict[str, Any]) -> Tensor:
+    """Return the loss's elements without a graph."""
+    if func in REGISTERED or func is F.triplet_margin_with_distance_loss:  # may hold parameters
+        with torch.no_grad():
+            return _elements(func, bound)
+    is_attached = {name: getattr(value, "requires_grad", False) for name, value in bound.items()}
+    detached = {name: bound[name].detach() for name, attached in is_attached.items() if attached}
+    return _elements(func, {**bound, **detached})  # half of what no_grad costs
+
+
 def _elements(func: Any, bound: dict[str, Any]) -> Tensor:
-    """Return the loss's elements, without gradients, in little memory.
+    """Return the loss's elements in little memory.
 
     Cross-entropy makes a second tensor of the logits' size, which is no small thing for a large
     vocabulary: it is computed for some rows at a time, and for some positions of a single row.
