@@ -15,7 +15,7 @@ from torch._C import (
     _pop_torch_function_stack,
     _push_on_torch_function_stack,
 )
-from torch.nn.modules.module import _has_any_global_hook
+from torch.nn.modules import module as of_all
 
 from lightning_alignprune.tap.loss_tap import LossTap
 
@@ -143,8 +143,12 @@ class _Way:
                 or (children and tuple(attributes["_modules"].values()) != children)
             ):
                 return False
-        has_hooks_of_all: bool = _has_any_global_hook()  # type: ignore[no-untyped-call]
-        return nn.Module.__call__ is _CALL and not has_hooks_of_all
+        return nn.Module.__call__ is _CALL and not (
+            of_all._global_forward_hooks
+            or of_all._global_forward_pre_hooks
+            or of_all._global_backward_hooks
+            or of_all._global_backward_pre_hooks
+        )
 
 
 def _stretches(module: nn.Module) -> Iterator[list[_Part]]:
