@@ -1,5 +1,8 @@
 """The tap inside every kind of training step."""
 
+import copy
+import pickle
+
 import lightning.pytorch as pl
 import pytest
 import torch
@@ -91,6 +94,46 @@ def test_a_loss_module_made_inside_a_compiled_step():
     torch._dynamo.reset()  # the compiler puts the loss in its graph without calling it
     with pytest.raises(MisconfigurationException, match="0 calls of torch loss functions"):
         fit(torch.compile(Makes(), backend="aot_eager"), pruning(None))
+
+
+class HookedLater:
+    """From the third batch of the second epoch on a hook of a layer makes part of the loss."""
+
+    activity = 0.0
+
+    def training_step(self, batch, batch_idx):
+        if self.trainer.current_epoch == 1 and batch_idx == 2:
+            self.net[0].register_forward_hook(self.note_activity)
+        if self.trainer.current_epoch == 0:
+            self.copies = copy.deepcopy(self.net), pickle.loads(pickle.dumps(self.net))
+        return super().training_step(batch, batch_idx)
+
+    def note_activity(self, layer, args, result):
+        self.activity = F.mse_loss(result, torch.zeros_like(result), reduction=self.reduction)
+
+
+class Hooked(HookedLater, Stock):
+    reduction = "mean"
+
+    def loss_of(self, logits, y):
+        return F.cross_entropy(logits, y) + self.activity
+
+
+class HookedByHand(HookedLater, ByHand):
+    reduction = "none"
+
+    def weigh(self, losses, index):
+        activity = self.activity.mean(1) if isinstance(self.activity, torch.Tensor) else 0.0
+        return super().weigh(losses + activity, index)
+
+
+def test_a_hook_that_makes_part_of_the_loss_later_on_is_seen():
+    module = Hooked()
+    module.loss = module.loss_of
+    ours = fit(module, pruning(WEIGHTS))
+    torch.testing.assert_close(ours, fit(HookedByHand()), rtol=0, atol=1e-5)
+    for part in (*module.modules(), *module.copies[0].modules(), *module.copies[1].modules()):
+        assert "_compiled_call_impl" not in vars(part)
 
 
 class Checkpointed(Stock):
