@@ -471,7 +471,8 @@ class DynamicPruningCallback(Callback):
         values = self._started().metrics()
         if reference is not None:
             values["reference_loss"] = reference
-        values["scoring_seconds"] = time.perf_counter() - started
+        values["scoring_seconds"] = seconds = time.perf_counter() - started
+        self._started().record.add_overhead(seconds)
         for name, value in values.items():
             in_bar = name == "kept_fraction"
             pl_module.log(f"pruning/{name}", value, prog_bar=in_bar, sync_dist=True)

@@ -1,5 +1,6 @@
 """`Pruner`: signal, score, policy and schedule at work on the trajectories, without a Trainer."""
 
+import math
 from typing import Any, NamedTuple
 
 import torch
@@ -14,6 +15,7 @@ from lightning_alignprune.signals import Signal
 from lightning_alignprune.state.bad_losses import BadLossError, count_seen
 from lightning_alignprune.state.decision import Decision, checked, checked_scores
 from lightning_alignprune.state.row_means import RowMeans
+from lightning_alignprune.state.run_record import RunRecord
 from lightning_alignprune.state.shard import Shard
 from lightning_alignprune.state.trajectories import LossTrajectories, StorageDtype
 from lightning_alignprune.state.trusted import TrustedSamples
@@ -51,6 +53,7 @@ class Pruner:
     Attributes:
         labels: Class labels of the kept samples, shape (N,), int64, or None.
         trusted: The samples that are never left out, or None; see :meth:`trust`.
+        record: What each epoch trained and how long that took.
         fewest: How many samples of a shard must be kept for an epoch to have a batch.
     """
 
@@ -75,6 +78,7 @@ class Pruner:
         self.shard = shard or Shard(num_samples)
         self.trajectories = LossTrajectories(self.shard.num_own, window, device, dtype, keep_best)
         self.indices = self.shard.indices(device)
+        self.record = RunRecord(self.shard.num_samples)
         self.labels: Tensor | None = None
         self.trusted: TrustedSamples | None = None
         self._is_trusted: Tensor | None = None
@@ -99,6 +103,12 @@ class Pruner:
         """Keep these samples in every selection from now on, whatever score and policy say."""
         self.trusted = trusted
         self._is_trusted = None if trusted is None else trusted.mask_of(self.indices)
+
+    def forget_running(self) -> None:
+        """Forget what was recorded of an epoch that is not over."""
+        self.trajectories.clear_running()
+        self.record.forget_running()
+        self.signal.load_sums({name: sums * 0 for name, sums in self.signal.sums().items()})
 
     def close_epoch(
         self,
@@ -131,7 +141,19 @@ class Pruner:
         # Where the raw row stays as it is, nobody has to work out every sample's last loss.
         transform = None if self.signal.keeps_raw_values else self._transformed
         self.trajectories.close_epoch(epoch, reference, transform, reference_samples)
+        self.record.close_epoch(
+            epoch,
+            self.decision.num_kept(self.shard) / self.shard.num_samples,
+            self.decision.selection is None,
+            num_seen,
+            math.nan if reference is None else float(reference),
+            self._noise_share(),
+        )
         return num_seen
+
+    def _noise_share(self) -> float:
+        found = {**self.policy.metrics(), **self.signal.metrics()}
+        return float(found.get("noise_share", math.nan))
 
     def _transformed(self, row: Tensor, last: Tensor) -> Tensor:
         kept = self.signal.close_epoch(row, last)
@@ -250,6 +272,7 @@ class Pruner:
             "num_selections": self.num_selections,
             "num_trained": self.num_trained,
             "num_possible": self.num_possible,
+            "record": self.record.state_dict(),
             "seed": self.seed,
             "trusted": None if self.trusted is None else self.trusted.digest,
         }
@@ -294,6 +317,7 @@ class Pruner:
         self.num_selections = state["num_selections"]
         self.num_trained = state["num_trained"]
         self.num_possible = state["num_possible"]
+        self.record.load_state_dict(state.get("record"))  # older checkpoints have none
         self.seed = state["seed"]
 
     def _check_trusted(self, saved: str | None) -> None:

@@ -219,8 +219,7 @@ class FitSession:
         pruner = self.pruner
         self._follow_settings(pruner)
         if state is None:
-            pruner.trajectories.clear_running()  # a crash may have left part of an epoch
-            pruner.signal.load_sums({name: x * 0 for name, x in self._sums().items()})
+            pruner.forget_running()  # a crash may have left part of an epoch
         else:
             self._load(pruner, state)
         pruner.has_reference, pruner.fewest = self._reference is not None, sampler.fewest
@@ -327,11 +326,13 @@ class FitSession:
         """Have the first step looked at; note the random states with which the epoch begins."""
         self._recorder.start_epoch()
         self.note_rng()
+        self.started().record.start()
 
     def before_batch(self, batch_idx: int) -> None:
         """Tell the tap which samples the batch holds and what they weigh."""
         assert self.sampler is not None
         pruner = self.started()
+        pruner.record.start()  # an epoch that is resumed has no beginning
         if self._holds_length:
             self._holds_length = False
             access.refresh_epoch_length(self._fit.trainer)
@@ -366,6 +367,7 @@ class FitSession:
 
     def start_validation(self) -> None:
         """Hear that a validation pass begins, which may be the reference."""
+        self.started().record.pause()
         if self._reference is not None:
             self._reference.start_validation()
 
@@ -374,6 +376,7 @@ class FitSession:
         if self._reference is not None:
             self._reference.end_validation()
         self.note_rng()
+        self.started().record.start()
 
     def close_epoch(self) -> Tensor | None:
         """Close the epoch whose batches are all done; return its reference loss."""
