@@ -4,6 +4,7 @@ from importlib.metadata import version
 
 from lightning_alignprune.callback import DynamicPruningCallback
 from lightning_alignprune.functional import Selection
+from lightning_alignprune.plain_loop import PruningRun
 from lightning_alignprune.policies import (
     IES,
     UCB,
@@ -67,6 +68,7 @@ __all__ = [
     "Policy",
     "PosteriorCut",
     "PrunedSampler",
+    "PruningRun",
     "PruningSchedule",
     "PseudoClean",
     "PseudoModerate",
