@@ -44,4 +44,7 @@ accuracy = (module.net(x[test]).argmax(1) == y[test]).float().mean()
 selection = pruning.decision.selection
 kept = torch.ones_like(is_wrong) if selection is None else selection.kept
 print(f"test accuracy {accuracy:.1%}")
-print(f"wrong labels: {is_wrong.float().mean():.0%} of all, {is_wrong[kept].float().mean():.0%} of what was kept")
+print(
+    f"wrong labels: {is_wrong.float().mean():.0%} of all, "
+    f"{is_wrong[kept].float().mean():.0%} of what was kept"
+)
