@@ -6,15 +6,16 @@ noise models. Needs the extra ``cli``.
 
 import re
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NoReturn
 
 from lightning.pytorch import Callback
-from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI
+from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.utilities.rank_zero import rank_zero_warn
 from typing_extensions import override
 
 from lightning_alignprune._extras import require
+from lightning_alignprune.audit.commands import audit_checkpoint, report_checkpoint
 from lightning_alignprune.callback import DynamicPruningCallback
 from lightning_alignprune.data import NoisyLabelDataModule
 from lightning_alignprune.data.noise_file import make_noise_file
@@ -174,12 +175,13 @@ def main(args: Sequence[str] | None = None) -> None:
     """Run the console script ``alignprune``.
 
     ``fit``, ``validate``, ``test`` and ``predict`` are those of Lightning, on this package's
-    classifier and data modules; ``noise`` writes a file of noisy labels.
+    classifier and data modules; ``noise`` writes a file of noisy labels, ``audit`` and ``report``
+    say what a checkpoint's run found.
     """
     given = list(sys.argv[1:] if args is None else args)
     require("jsonargparse", "cli", "alignprune")
-    if given[:1] == ["noise"]:
-        _noise_command(given[1:])
+    if given and given[0] in _COMMANDS:
+        _function_command(given[0], given[1:])
         return
     _ConsoleCLI(
         Classifier,
@@ -192,7 +194,8 @@ def main(args: Sequence[str] | None = None) -> None:
         parser_kwargs={
             "prog": "alignprune",
             "description": "Train on the samples worth training on. Besides the subcommands below "
-            "there is `alignprune noise`, which writes a file of noisy labels.",
+            "there are `alignprune noise`, which writes a file of noisy labels, and `alignprune "
+            "audit` and `alignprune report`, which say what a checkpoint's run found.",
         },
     )
 
@@ -228,15 +231,22 @@ def _num_classes(data: NoisyLabelDataModule) -> int:
     return data.num_classes
 
 
-def _noise_command(args: ArgsType) -> None:
-    jsonargparse = require("jsonargparse", "cli", "alignprune noise")
-    parser = jsonargparse.ArgumentParser(
-        prog="alignprune noise", description="Write a file of noisy labels and say what it did."
-    )
-    parser.add_function_arguments(make_noise_file)
+_COMMANDS: dict[str, tuple[Callable[..., object], str]] = {
+    "noise": (make_noise_file, "Write a file of noisy labels and say what it did."),
+    "audit": (audit_checkpoint, "Say which labels look wrong to the run that wrote a checkpoint."),
+    "report": (report_checkpoint, "Write one HTML page about the run that wrote a checkpoint."),
+}
+
+
+def _function_command(name: str, args: Sequence[str]) -> None:
+    function, description = _COMMANDS[name]
+    jsonargparse = require("jsonargparse", "cli", f"alignprune {name}")
+    parser = jsonargparse.ArgumentParser(prog=f"alignprune {name}", description=description)
+    # What a function cannot do without comes first and needs no name.
+    parser.add_function_arguments(function, as_positional=name != "noise")
     made = parser.instantiate(parser.parse_args(args))
     try:
-        report = make_noise_file(**vars(made))
+        said = function(**vars(made))
     except (ValueError, OSError) as error:
         parser.error(str(error))
-    print(report)
+    print(said)

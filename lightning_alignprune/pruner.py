@@ -282,7 +282,9 @@ class Pruner:
         quality = None
         if meaning == "average" and isinstance(self.signal, AveragedSignal):
             quality = self.signal.label_quality(self.trajectories.last)
-        compares = meaning == "comparison" and bool(self.trajectories.epochs)
+        # A mean of losses begins with an epoch that the reference was not seen before.
+        compares = self.score.needs_reference_samples and bool(self.trajectories.epochs)
+        reference = self.score.compute_reference(self.trajectories) if compares else None
         per_sample = {
             "scores": scores,
             "quality": quality,
@@ -291,9 +293,7 @@ class Pruner:
         return {
             "meaning": meaning,
             "noise": self.signal.noise_estimate,
-            "reference_scores": self.score.compute_reference(self.trajectories)
-            if compares
-            else None,
+            "reference_scores": reference,
             **self.shard.gathered(per_sample),
         }
 

@@ -519,6 +519,12 @@ class FitSession:
             "signal_sums": self._sums(),
         }
 
+    def held_dataset(self) -> Any:
+        """Return the training set if the Trainer of this fit still holds it, else None."""
+        trainer = self._of_trainer()
+        loaders = [] if trainer is None else access.train_loaders(trainer)
+        return getattr(loaders[0], "dataset", None) if loaders else None
+
     def release(self) -> None:
         """Take everything off Trainer and module; what was found stays."""
         if not self.is_running:
