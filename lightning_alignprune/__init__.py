@@ -2,6 +2,7 @@
 
 from importlib.metadata import version
 
+from lightning_alignprune.audit import LabelIssues
 from lightning_alignprune.callback import DynamicPruningCallback
 from lightning_alignprune.functional import Selection
 from lightning_alignprune.plain_loop import PruningRun
@@ -58,6 +59,7 @@ __all__ = [
     "DynamicRandom",
     "EpsilonGreedy",
     "InfoBatch",
+    "LabelIssues",
     "LabelOdds",
     "LabelPosterior",
     "LastLoss",

@@ -18,6 +18,7 @@ from typing_extensions import override
 from lightning_alignprune._checks import did_you_mean
 from lightning_alignprune._command_errors import is_refusal, names_of_subclasses, one_line
 from lightning_alignprune._extras import require
+from lightning_alignprune.audit.commands import audit_checkpoint, report_checkpoint
 from lightning_alignprune.callback import DynamicPruningCallback
 from lightning_alignprune.data import NoisyLabelDataModule
 from lightning_alignprune.data.noise_file import make_noise_file
@@ -232,14 +233,22 @@ class Command(NamedTuple):
     Attributes:
         function: Does it. Its arguments are those of the command; what it returns is printed.
         help: What it does, in a sentence.
+        takes_positional: Whether what it cannot do without comes first and needs no name.
     """
 
     function: Callable[..., object]
     help: str
+    takes_positional: bool = False
 
 
 COMMANDS = {
     "noise": Command(make_noise_file, "Write a file of noisy labels and say what it did."),
+    "audit": Command(
+        audit_checkpoint, "Say which labels look wrong to the run that wrote a checkpoint.", True
+    ),
+    "report": Command(
+        report_checkpoint, "Write one HTML page about the run that wrote a checkpoint.", True
+    ),
 }
 
 
@@ -310,8 +319,9 @@ def _num_classes(data: NoisyLabelDataModule) -> int:
 
 def _command_parser(name: str) -> Any:
     jsonargparse = require("jsonargparse", "cli", f"alignprune {name}")
-    parser = jsonargparse.ArgumentParser(prog=f"alignprune {name}", description=COMMANDS[name].help)
-    parser.add_function_arguments(COMMANDS[name].function)
+    function, description, takes_positional = COMMANDS[name]
+    parser = jsonargparse.ArgumentParser(prog=f"alignprune {name}", description=description)
+    parser.add_function_arguments(function, as_positional=takes_positional)
     _end_errors_with_one_line(parser, [parser])
     return parser
 

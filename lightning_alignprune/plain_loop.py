@@ -15,6 +15,7 @@ from torch import Tensor
 from torch.utils.data import BatchSampler, Dataset
 
 from lightning_alignprune._checks import check_int
+from lightning_alignprune.audit import Findings, LabelIssues, label_issues
 from lightning_alignprune.fit.session import PruningSettings
 from lightning_alignprune.fit.step_recorder import StepRecorder
 from lightning_alignprune.pruner import Decision, Pruner
@@ -103,6 +104,7 @@ class PruningRun:
         self._skips_bad = method.on_nonfinite_loss == "skip"
         self._recorder = StepRecorder(self._pruner.signal)
         self._recorder.will_weigh = policy.weighs_samples
+        self._recorder.takes_notes = self._pruner.samples is not None
         self.epoch = self._batch_idx = 0
         self._is_open = False
         self._reference: PassTotals | None = None
@@ -162,7 +164,7 @@ class PruningRun:
         finally:
             collected = self._recorder.collect()
         if collected is not None:
-            bank.record(*collected)
+            self._pruner.take(*collected)
         self._batch_idx += 1
         return returned
 
@@ -259,6 +261,14 @@ class PruningRun:
     def record(self) -> RunRecord:
         """What each epoch trained and how long that took."""
         return self._pruner.record
+
+    def label_issues(self) -> LabelIssues:
+        """Return every label that the run has looked at, the most suspicious first.
+
+        Raises:
+            ValueError: If the score judges no labels; the message names one that does.
+        """
+        return label_issues(Findings.of_state(self._pruner.state_dict()))
 
     def metrics(self) -> dict[str, float | Tensor]:
         """Return what is worth logging about the newest decision and the run so far."""

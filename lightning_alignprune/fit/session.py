@@ -5,7 +5,7 @@ import math
 import os
 import weakref
 from collections.abc import Callable
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, NamedTuple, Protocol
 
 import torch
 from lightning.pytorch import LightningModule, Trainer
@@ -77,6 +77,20 @@ class PruningSettings(Protocol):
     sample_index: int | str | None
     trusted: TrustedSamples | None
     reference_weights: ReferenceWeights
+
+
+class _Running(NamedTuple):
+    """What the running epoch has recorded, of all ranks.
+
+    Attributes:
+        losses: Shape (N,).
+        means: What they are the means of, where rows are averaged.
+        notes: Shape (4, N), or None where the score judges no labels.
+    """
+
+    losses: Tensor
+    means: RowMeans | None
+    notes: Tensor | None
 
 
 class FitSession:
@@ -228,6 +242,7 @@ class FitSession:
         self._catch_up(pruner, state)
         self._recorder.signal = pruner.signal
         self._recorder.will_weigh = pruner.policy.weighs_samples
+        self._recorder.takes_notes = pruner.samples is not None
         sampler.seed = self._seed = pruner.seed  # of the checkpoint, if there is one
         self._is_wired = True
         self._apply_selection()
@@ -357,7 +372,7 @@ class FitSession:
     def _take_in(self) -> None:
         self._fit.exchange.has_news = True
         if (collected := self._recorder.collect()) is not None:
-            self.started().trajectories.record(*collected)
+            self.started().take(*collected)
         if self._reference is not None:
             self._reference.after_batch()
         if self._lr is not None:
@@ -396,7 +411,10 @@ class FitSession:
             samples = learn_from_reference(reference, pruner.signal, pruner.score)
         if samples is not None and pruner.signal.needs_logits:
             loss = samples.losses.mean()  # in the unit of what is recorded
-        pruner.trajectories.running, _ = self._running(pruner)
+        running = self._running(pruner)
+        pruner.trajectories.running = running.losses
+        if pruner.samples is not None and running.notes is not None:
+            pruner.samples.running = running.notes
         exchange.has_news = False
         try:
             compares = pruner.signal.compares_with_reference
@@ -414,13 +432,18 @@ class FitSession:
             self._decide(pruner, epoch + 1)
         return loss
 
-    def _running(self, pruner: Pruner) -> tuple[Tensor, RowMeans | None]:
-        """Return the running row and what it is the mean of, of all ranks."""
+    def _running(self, pruner: Pruner) -> "_Running":
+        """Return what the running epoch has recorded, of all ranks."""
         bank, exchange = pruner.trajectories, self._fit.exchange
+        notes = None if pruner.samples is None else pruner.samples.running
         if bank.row_means is None:
-            return exchange.running(bank.running, self.sampler), None
+            losses, notes = exchange.running(bank.running, notes, self.sampler)
+            return _Running(losses, None, notes)
+        if notes is not None:
+            _, notes = exchange.running(bank.running, notes, self.sampler)
         means = exchange.row_means(bank.row_means)
-        return bank.running if means is bank.row_means else means.values(), means
+        losses = bank.running if means is bank.row_means else means.values()
+        return _Running(losses, means, notes)
 
     def _measured_reference(self) -> Tensor | None:
         loss = None if self._reference is None else self._reference.measure()
@@ -495,6 +518,12 @@ class FitSession:
             "rng": self._rng_states(),
             "signal_sums": self._sums(),
         }
+
+    def held_dataset(self) -> Any:
+        """Return the training set if the Trainer of this fit still holds it, else None."""
+        trainer = self._of_trainer()
+        loaders = [] if trainer is None else access.train_loaders(trainer)
+        return getattr(loaders[0], "dataset", None) if loaders else None
 
     def release(self) -> None:
         """Take everything off Trainer and module; what was found stays."""

@@ -423,7 +423,7 @@ CIFAR = "fit --data CIFAR10DataModule"
         ),
         ("fit --data my.Data", "--data: 'my.Data' cannot be imported: No module named 'my'."),
         ("fi --data CIFAR10DataModule", "got 'fi'. Did you mean 'fit'?"),
-        ("predict", "expected one of fit, validate, test, noise, got 'predict'."),
+        ("predict", "expected one of fit, validate, test, noise, audit, report, got 'predict'."),
         ("noise --knd pairflip", "--knd: there is no such option. Did you mean '--kind'?"),
         (f"{CIFAR} --config none.yaml", "--config: File does not exist: '{here}/none.yaml'"),
     ],

@@ -78,6 +78,8 @@ def test_a_loop_and_a_trainer_end_with_the_same_weights(name):
     assert ours.epochs == theirs.epochs
     for mine, its in zip(ours.rows, theirs.rows, strict=True):
         assert torch.equal(mine.nan_to_num(-1), its.nan_to_num(-1))
+    if callback.score.judges_labels:
+        assert loop.run.label_issues().columns == callback.label_issues().columns
 
 
 def test_a_run_without_pruning_is_plain_training():
