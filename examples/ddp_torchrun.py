@@ -13,7 +13,7 @@ from sklearn.datasets import load_digits
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
-from lightning_alignprune import DynamicPruningCallback
+from lightning_alignprune import DynamicPruningCallback, PruningSchedule
 from lightning_alignprune.functional import symmetric_uniform
 
 
@@ -38,9 +38,13 @@ if __name__ == "__main__":  # every process imports this file
     clean, train = torch.randperm(len(y)).split([150, 1647])
     noisy, is_wrong = symmetric_uniform(y[train], 10, 0.4, seed=0)
 
-    pruning = DynamicPruningCallback.robust(reference=TensorDataset(x[clean], y[clean]))
+    pruning = DynamicPruningCallback.alignprune(
+        reference=TensorDataset(x[clean], y[clean]),
+        window=5,
+        schedule=PruningSchedule(finish="selected"),
+    )
     trainer = pl.Trainer(
-        max_epochs=12,
+        max_epochs=8,
         accelerator="cpu",
         devices=2,
         strategy="ddp",

@@ -241,7 +241,7 @@ def draw(callback: DynamicPruningCallback, data: Digits, path: Path) -> None:
         left.fill_between(epochs, low, high, color=color, alpha=0.2, linewidth=0)
     left.plot(epochs, callback.trajectories.reference, "k--", label="clean reference")
     left.set(xlabel="epoch", ylabel="training loss", title="Losses")
-    left.legend(frameon=False, fontsize=8)
+    left.legend(frameon=False, fontsize=8, loc="upper right")
     scores = callback.score.compute(callback.trajectories)
     bins = torch.linspace(-1, 1, 41).numpy()
     for mask, color, label in (
@@ -253,7 +253,7 @@ def draw(callback: DynamicPruningCallback, data: Digits, path: Path) -> None:
     right.set(
         xlabel="Dynamic Alignment Score", ylabel="samples", title="Scores after the last epoch"
     )
-    right.legend(frameon=False, fontsize=8)
+    right.legend(frameon=False, fontsize=8, loc="upper left")
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=130)
 

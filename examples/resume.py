@@ -49,9 +49,12 @@ def fit(*others: pl.Callback, ckpt_path: str | None = None) -> Net:
     trainer = pl.Trainer(
         max_epochs=10,
         accelerator="cpu",
-        callbacks=[DynamicPruningCallback.robust(reference=reference, restore_rng=True), *others],
+        callbacks=[
+            DynamicPruningCallback.robust(reference=reference, restore_rng=True),
+            ModelCheckpoint("checkpoints", every_n_train_steps=70, save_last=True),
+            *others,
+        ],
         logger=False,
-        enable_checkpointing=bool(others),
         enable_progress_bar=False,
     )
     module = Net()
@@ -60,12 +63,11 @@ def fit(*others: pl.Callback, ckpt_path: str | None = None) -> Net:
     return module
 
 
-saving = ModelCheckpoint("checkpoints", every_n_train_steps=70, save_top_k=1, save_last=True)
 try:
-    fit(saving, PowerCut())
+    fit(PowerCut())
 except SystemExit as error:
     print(f"{error} at step 250")
-resumed = fit(ckpt_path=saving.last_model_path)
+resumed = fit(ckpt_path="checkpoints/last.ckpt")
 whole = fit()
 is_equal = all(
     torch.equal(a, b) for a, b in zip(resumed.parameters(), whole.parameters(), strict=True)

@@ -100,6 +100,8 @@ class DynamicPruningCallback(Callback):
             a high rate BatchNorm makes a reference loss jump; with averaged weights it does not.
             Takes one copy of the trained parameters, in checkpoints too, and one update per step.
             Training is the same bit for bit.
+        verbose: Say, once each, what the run will do, what its first cut is, and at the end what
+            it saved and what to call next.
 
     Raises:
         ValueError: If a value is out of range or a name unknown.
@@ -112,7 +114,8 @@ class DynamicPruningCallback(Callback):
         'InfoBatch'
 
     Note:
-        Logs ``pruning/kept_fraction`` and ``pruning/num_kept`` (what the next epoch trains on),
+        Logs ``pruning/kept_fraction`` and ``pruning/num_kept`` (what the next epoch trains on; the
+        progress bar shows the running epoch's own share),
         ``pruning/pruned_share_so_far``, ``pruning/score_mean``, ``pruning/reference_loss`` and
         ``pruning/scoring_seconds``. A step costs one indexed write and no host wait.
     """
@@ -136,6 +139,7 @@ class DynamicPruningCallback(Callback):
         sample_index: int | str | None = None,
         trusted: TrustedSource = None,
         reference_weights: ReferenceWeights = "current",
+        verbose: bool = True,
     ) -> None:
         self.parts = Parts(
             resolve(OWNER, "signal", signal, Signal, SIGNALS),  # type: ignore[type-abstract]
@@ -173,6 +177,7 @@ class DynamicPruningCallback(Callback):
         self.reference_weights = check_choice(
             OWNER, "reference_weights", reference_weights, get_args(ReferenceWeights)
         )
+        self.verbose = check_bool(OWNER, "verbose", verbose)
         self._session: FitSession | None = None
         self._loaded: dict[str, Any] | None = None
         self._is_for_fit = True
@@ -514,6 +519,9 @@ class DynamicPruningCallback(Callback):
     ) -> None:
         """Tell the tap which samples the batch holds and what they weigh."""
         self._running().before_batch(batch_idx)
+        if batch_idx == 0:  # for the bar, which shows the epoch's own share; loggers get the next's
+            share = self._started().kept_fraction
+            pl_module.log("pruning/kept_fraction", share, prog_bar=True, logger=False)
 
     @override
     def on_train_batch_end(
@@ -555,8 +563,12 @@ class DynamicPruningCallback(Callback):
         values["scoring_seconds"] = seconds = time.perf_counter() - started
         self._started().record.add_overhead(seconds)
         for name, value in values.items():
-            in_bar = name == "kept_fraction"
-            pl_module.log(f"pruning/{name}", value, prog_bar=in_bar, sync_dist=True)
+            pl_module.log(f"pruning/{name}", value, sync_dist=True)
+
+    @override
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Say what was saved."""
+        self._running().announced().end()
 
     # ---- state ------------------------------------------------------------------------------
 

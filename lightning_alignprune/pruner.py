@@ -103,6 +103,11 @@ class Pruner:
         """Class name of the policy, for messages."""
         return type(self.policy).__name__
 
+    @property
+    def kept_fraction(self) -> float:
+        """Share of all samples that the epoch of the newest decision trains on."""
+        return self.decision.num_kept(self.shard) / self.shard.num_samples
+
     def trust(self, trusted: TrustedSamples | None) -> None:
         """Keep these samples in every selection from now on, whatever score and policy say."""
         self.trusted = trusted
@@ -163,15 +168,16 @@ class Pruner:
             self.samples.close_epoch(epoch)
         self.record.close_epoch(
             epoch,
-            self.decision.num_kept(self.shard) / self.shard.num_samples,
+            self.kept_fraction,
             self.decision.selection is None,
             num_seen,
             math.nan if reference is None else float(reference),
-            self._noise_share(),
+            self.noise_share(),
         )
         return num_seen
 
-    def _noise_share(self) -> float:
+    def noise_share(self) -> float:
+        """Return the estimated share of wrong labels that is in use; NaN if there is none."""
         found = {**self.policy.metrics(), **self.signal.metrics()}
         return float(found.get("noise_share", math.nan))
 

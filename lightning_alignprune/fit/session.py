@@ -13,6 +13,7 @@ from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.utilities.rank_zero import rank_zero_warn
 from torch import Tensor
 
+from lightning_alignprune.fit.announcements import Announcements
 from lightning_alignprune.fit.batch_indices import BatchIndices
 from lightning_alignprune.fit.lr_alignment import ScheduleAlignment
 from lightning_alignprune.fit.preflight import (
@@ -77,6 +78,7 @@ class PruningSettings(Protocol):
     sample_index: int | str | None
     trusted: TrustedSamples | None
     reference_weights: ReferenceWeights
+    verbose: bool
 
 
 class _Running(NamedTuple):
@@ -134,6 +136,7 @@ class FitSession:
         self._samples: str | None = None
         self._samples_elsewhere: str | None = None
         self._dataset: Any = None
+        self._announcements: Announcements | None = None
         self.pruner: Pruner | None = None
         self.sampler: PrunedSampler | None = None
         self._of_trainer: Callable[[], Trainer | None] = weakref.ref(trainer)
@@ -239,6 +242,8 @@ class FitSession:
         pruner.has_reference, pruner.fewest = self._reference is not None, sampler.fewest
         if pruner.policy.uses_labels:
             pruner.labels = labels_of(loader.dataset, pruner.indices)
+        self._announcements = Announcements(pruner, self._callback.verbose)
+        self._announcements.begin(trainer, self._reference)
         self._catch_up(pruner, state)
         self._recorder.signal = pruner.signal
         self._recorder.will_weigh = pruner.policy.weighs_samples
@@ -459,6 +464,7 @@ class FitSession:
             epoch, trainer.max_epochs, trainer.global_step, steps, trainer.max_steps
         )
         decision = pruner.decide(epoch, progress)
+        self.announced().follow()
         if (warning := decision.warning(pruner.policy_name)) is not None:
             rank_zero_warn(f"{OWNER}: {warning}")
         if decision.scores is not None and (warning := pruner.policy.warning()) is not None:
@@ -466,6 +472,11 @@ class FitSession:
         return decision
 
     # ---- what stays -------------------------------------------------------------------------
+
+    def announced(self) -> Announcements:
+        """Return what speaks for a fit that has begun."""
+        assert self._announcements is not None, "a hook of a fit ran before on_train_start"
+        return self._announcements
 
     def started(self) -> Pruner:
         """Return the pruner of a fit that has begun."""
