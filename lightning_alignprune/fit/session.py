@@ -235,15 +235,10 @@ class FitSession:
             self._warn_if_too_short(self.pruner)
         pruner = self.pruner
         self._follow_settings(pruner)
-        if state is None:
-            pruner.forget_running()  # a crash may have left part of an epoch
-        else:
-            self._load(pruner, state)
+        self._begin_with(pruner, state)
         pruner.has_reference, pruner.fewest = self._reference is not None, sampler.fewest
         if pruner.policy.uses_labels:
             pruner.labels = labels_of(loader.dataset, pruner.indices)
-        self._announcements = Announcements(pruner, self._callback.verbose)
-        self._announcements.begin(trainer, self._reference)
         self._catch_up(pruner, state)
         self._recorder.signal = pruner.signal
         self._recorder.will_weigh = pruner.policy.weighs_samples
@@ -311,6 +306,15 @@ class FitSession:
                 f"finish (stop_fraction={schedule.stop_fraction:g}). Train longer, or use a score "
                 "that needs fewer epochs."
             )
+
+    def _begin_with(self, pruner: Pruner, state: dict[str, Any] | None) -> None:
+        """Take over the state, if there is one, and say what the run will do."""
+        if state is None:
+            pruner.forget_running()  # a crash may have left part of an epoch
+        else:
+            self._load(pruner, state)
+        self._announcements = Announcements(pruner, self._callback.verbose)
+        self._announcements.begin(self._fit.trainer, self._reference)
 
     def _load(self, pruner: Pruner, state: dict[str, Any]) -> None:
         try:
