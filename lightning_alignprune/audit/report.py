@@ -96,6 +96,7 @@ def _matrix(issues: LabelIssues | None, class_names: Sequence[str] | None) -> di
     most = int(issues.matrix.clone().fill_diagonal_(0).max()) or 1
     return {
         "names": names,
+        "is_named": class_names is not None,
         "rows": issues.matrix.tolist() if is_small else [],
         "pairs": pairs,
         "most": most,
