@@ -17,6 +17,7 @@ _TEMPLATE = "report.html"
 _MOST_CLASSES = 12  # in the matrix; of more classes the most frequent pairs are listed
 _MOST_PAIRS = 20
 _INK = "#010203"  # what the figures are drawn with, replaced by the page's own colour of text
+_NO_METADATA = ("Date", "Creator", "Format", "Type")
 
 
 def write_report(
@@ -95,6 +96,7 @@ def _matrix(issues: LabelIssues | None, class_names: Sequence[str] | None) -> di
     most = int(issues.matrix.clone().fill_diagonal_(0).max()) or 1
     return {
         "names": names,
+        "is_named": class_names is not None,
         "rows": issues.matrix.tolist() if is_small else [],
         "pairs": pairs,
         "most": most,
@@ -151,7 +153,7 @@ def _figures(findings: Findings) -> dict[str, str]:
 
 def _as_svg(figure: Any, name: str) -> str:
     file = io.StringIO()
-    figure.savefig(file, format="svg", transparent=True, metadata={"Date": None})
+    figure.savefig(file, format="svg", transparent=True, metadata=dict.fromkeys(_NO_METADATA))
     text = file.getvalue()
     text = text[text.index("<svg") :].replace(_INK, "currentColor")
     # Several figures share a page: their names within must not.

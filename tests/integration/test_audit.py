@@ -11,7 +11,7 @@ import pytest
 import torch
 from lightning.pytorch.callbacks import Checkpoint, ModelCheckpoint
 from sklearn.metrics import roc_auc_score
-from torch.utils.data import DataLoader, TensorDataset
+from torch.utils.data import DataLoader
 
 from lightning_alignprune import (
     BatchLoss,
@@ -28,63 +28,50 @@ from lightning_alignprune.audit import label_issues, read_checkpoint
 from lightning_alignprune.cli import main
 from tests.conftest import TinyModule, make_data, make_trainer
 from tests.integration.ranked_fits import fit as fit_on_ranks
+from tests.integration.test_label_posterior import watched_digits
 from tests.integration.test_old_checkpoint import CHECKPOINT, DATA
-from tests.integration.test_robust import Digits, digits
 from tests.seeds import SEEDS
 
 WATCH = {"policy": InfoBatch(0.0)}
 POSTERIOR = {"score": "LabelPosterior", "signal": "LabelOdds"}
 
 
-def audited_digits(seed, noise, epochs=10, **settings):
-    """Watch 1,000 digits, some with another label; return the audit and both true things."""
-    x, y = digits()
-    generator = torch.Generator().manual_seed(seed)
-    order = torch.randperm(len(y), generator=generator)
-    x, y = x[order], y[order]
-    is_wrong = torch.rand(1000, generator=generator) < noise
-    step = torch.randint(1, 10, (1000,), generator=generator)
-    labels = torch.where(is_wrong, (y[:1000] + step) % 10, y[:1000])
-    pl.seed_everything(seed, verbose=False)
-    callback = DynamicPruningCallback(
-        **(POSTERIOR | WATCH | settings), reference=TensorDataset(x[1200:1400], y[1200:1400])
-    )
-    data = TensorDataset(x[:1000], labels)
-    make_trainer(callback, max_epochs=epochs).fit(Digits(), DataLoader(data, 64, shuffle=True))
-    return callback.label_issues(), is_wrong, y[:1000]
-
-
 def separated(issues, is_wrong):
     return roc_auc_score(is_wrong, -np.nan_to_num(issues.label_quality, nan=1.0))
 
 
+def quality_of_audit(seed, kind):
+    """How well the issues of a run on digits with 40 % wrong labels fit the truth."""
+    _, true, _, is_wrong, issues, truth = watched_digits(seed, 0.4, kind)
+    found, wrong = torch.from_numpy(issues.is_issue), is_wrong
+    suggested = torch.from_numpy(issues.pred_probs()).argmax(1)
+    return {
+        "AUROC": separated(issues, is_wrong),
+        "precision": float(wrong[found].float().mean()),
+        "recall": float(found[wrong].float().mean()),
+        "suggested": float((suggested == truth)[found & wrong].float().mean()),
+        "noise off by": abs(issues.noise_share - true),
+    }
+
+
+# Means over seeds that no test counts (100 to 107), pairs / uniform: AUROC 0.993 / 0.986,
+# precision 0.960 / 0.967, recall 0.944 / 0.868, right suggestion 0.98 / 0.93, noise share off by
+# 0.026 / 0.012.
 @pytest.mark.trained
-def test_issues_at_their_own_threshold_are_the_wrong_labels_of_digits():
-    rows = []
-    for seed in SEEDS:
-        issues, is_wrong, truth = audited_digits(seed, 0.3)
-        found, wrong = torch.from_numpy(issues.is_issue), is_wrong
-        suggested = torch.from_numpy(issues.pred_probs()).argmax(1)
-        rows.append(
-            {
-                "AUROC": separated(issues, is_wrong),
-                "precision": float(wrong[found].float().mean()),
-                "recall": float(found[wrong].float().mean()),
-                "suggested": float((suggested == truth)[found & wrong].float().mean()),
-                "noise": abs(issues.noise_share - float(wrong.float().mean())),
-            }
-        )
+@pytest.mark.parametrize(("kind", "recall"), [("pair", 0.9), ("uniform", 0.75)])
+def test_issues_at_their_own_threshold_are_the_wrong_labels_of_digits(kind, recall):
+    rows = [quality_of_audit(seed, kind) for seed in SEEDS]
     means = {name: mean(row[name] for row in rows) for name in rows[0]}
-    assert means["AUROC"] > 0.97, means
-    assert means["precision"] > 0.93, means
-    assert means["recall"] > 0.75, means
+    assert means["AUROC"] > 0.95, means
+    assert means["precision"] > 0.92, means
+    assert means["recall"] > recall, means
     assert means["suggested"] > 0.85, means
-    assert means["noise"] < 0.06, means
+    assert means["noise off by"] < 0.06, means
 
 
 @pytest.mark.trained
 def test_right_labels_are_no_issues():
-    found = [audited_digits(seed, 0.0)[0] for seed in SEEDS]
+    found = [watched_digits(seed, 0.0)[4] for seed in SEEDS]
     assert mean(issues.num_issues for issues in found) < 10
     assert all(issues.standard_error > 0 for issues in found)
 
