@@ -1,13 +1,13 @@
-"""AlignPrune beside full training and plain InfoBatch, on real data with wrong labels.
+"""Six methods and early stopping side by side, on real data with wrong labels.
 
 scikit-learn's bundled handwritten digits (1,797 images of 8 x 8, no download), 40 % of the training
 labels replaced by uniformly drawn wrong ones. Every run of a seed starts from the same weights.
 
-    python examples/digits.py            # under two minutes on two cores
+    python examples/digits.py                         # two minutes on two cores
     python examples/digits.py --seeds 1 --epochs 10   # a glance
 
-Prints a table and writes outputs/digits.png: loss courses of clean and wrong-labelled samples
-beside the reference, and the scores of both.
+Prints a table and writes outputs/digits.json (every run's numbers) and outputs/digits.png: losses
+of right and wrong labels over the epochs beside the reference, and the scores of both.
 """
 
 import argparse
@@ -16,6 +16,7 @@ import logging
 import time
 import warnings
 from pathlib import Path
+from statistics import fmean, stdev
 from typing import Any
 
 import lightning.pytorch as pl
@@ -29,7 +30,6 @@ from torch.utils.data import DataLoader, TensorDataset
 from tqdm import tqdm
 
 from lightning_alignprune import (
-    DynamicAlignment,
     DynamicPruningCallback,
     InfoBatch,
     MeanLoss,
@@ -38,6 +38,7 @@ from lightning_alignprune import (
 from lightning_alignprune.functional import symmetric_uniform
 
 NOISE_RATE = 0.4
+FULL, STOPPED = "full training", "early stopping"
 
 
 class Digits(pl.LightningDataModule):
@@ -81,114 +82,146 @@ class Net(pl.LightningModule):
         return torch.optim.SGD(self.parameters(), lr=0.05, momentum=0.9)
 
     @torch.no_grad()
-    def accuracy(self, data: TensorDataset) -> float:
+    def evaluate(self, data: TensorDataset) -> tuple[float, float]:
+        """Loss and accuracy in percent."""
         x, y = data.tensors
-        self.eval()
-        return 100 * (self.net(x).argmax(1) == y).float().mean().item()
+        was_training = self.training
+        logits = self.eval().net(x)
+        self.train(was_training)
+        accuracy = 100 * (logits.argmax(1) == y).float().mean()
+        return F.cross_entropy(logits, y).item(), accuracy.item()
 
 
-def methods(epochs: int) -> dict[str, DynamicPruningCallback]:
-    """The rows of the table. Full training carries the callback too, pruning nothing, to watch."""
-    window = min(25, epochs)
-    removing: dict[str, Any] = {
-        "policy": InfoBatch(prune_probability=1.0, rescale="none"),
-        "schedule": PruningSchedule(start_epoch=4, finish="selected"),
+def methods(epochs: int) -> dict[str, DynamicPruningCallback | None]:
+    """The rows of the table that are runs of their own; early stopping is read off the first."""
+    Callback = DynamicPruningCallback  # noqa: N806
+    gated_mean = Callback(
+        MeanLoss(gate="reference"),
+        InfoBatch(prune_probability=1.0, rescale="none"),
+        schedule=PruningSchedule(start_epoch=4, finish="selected"),
+        keep_history=True,
+    )
+    return {
+        FULL: None,
+        "InfoBatch": Callback.infobatch(keep_history=True),
+        "SeTa": Callback.seta(keep_history=True),
+        "AlignPrune": Callback.alignprune(window=min(25, epochs), keep_history=True),
+        "gated mean loss": gated_mean,
+        "robust preset": Callback.robust(keep_history=True),
     }
-    settings: dict[str, dict[str, Any]] = {
-        "full": {"policy": InfoBatch(0.0), "score": MeanLoss(gate="reference")},
-        "InfoBatch": {"score": "loss"},
-        "AlignPrune": {"score": DynamicAlignment(window=window)},
-        "DAS, gated, removing": {"score": DynamicAlignment(None, gate="reference"), **removing},
-        "mean, gated, removing": {"score": MeanLoss(gate="reference"), **removing},
-    }
-    made = {
-        name: DynamicPruningCallback(keep_history=True, **arguments)
-        for name, arguments in settings.items()
-    }
-    return {**made, "robust preset": DynamicPruningCallback.robust(keep_history=True)}
 
 
-class Bar(pl.Callback):
-    """One progress bar over all epochs of all runs."""
+class Watch(pl.Callback):
+    """Measures after every epoch what the table needs; its own time counts for no method."""
 
-    def __init__(self, bar: Any) -> None:
-        self.bar = bar
+    def __init__(self, data: Digits, bar: Any) -> None:
+        self.data, self.bar = data, bar
+        self.epochs: list[dict[str, float]] = []
+        self.seconds_watching = 0.0
 
-    def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        self.started = time.perf_counter()
+
+    def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: Net) -> None:
+        now = time.perf_counter()
+        loss, _ = pl_module.evaluate(self.data.reference_set)
+        _, accuracy = pl_module.evaluate(self.data.test_set)
+        seconds = now - self.started - self.seconds_watching
+        self.epochs.append({"reference_loss": loss, "accuracy": accuracy, "seconds": seconds})
         self.bar.update()
+        self.seconds_watching += time.perf_counter() - now
 
 
-def run(name: str, seed: int, epochs: int, bar: Any) -> tuple[dict[str, float], Any]:
-    """Train one row with one seed and measure it."""
+def run(name: str, seed: int, epochs: int, bar: Any) -> tuple[dict[str, dict[str, Any]], Any]:
+    """Train one row with one seed and measure it; full training gives early stopping too."""
     pl.seed_everything(seed, verbose=False)
-    data, net = Digits(seed), Net()
-    callback = methods(epochs)[name]
+    data, net, callback = Digits(seed), Net(), methods(epochs)[name]
+    watch = Watch(data, bar)
     trainer = pl.Trainer(
         max_epochs=epochs,
         accelerator="cpu",
         devices=1,
-        callbacks=[callback, Bar(bar)],
+        callbacks=[watch] if callback is None else [callback, watch],
         logger=False,
         enable_checkpointing=False,
         enable_progress_bar=False,
         enable_model_summary=False,
     )
-    started = time.perf_counter()
     trainer.fit(net, data)
-    seconds = time.perf_counter() - started
-    rows = torch.stack(callback.trajectories.rows)
-    trained = ~rows.isnan()
-    scores = callback.score.compute(callback.trajectories)
-    defined = ~scores.isnan()
-    is_wrong = data.is_wrong
-    # What the last selection kept: the last epoch that was pruned, else all.
-    pruned = [t for t in range(len(trained)) if not trained[t].all()]
-    kept = trained[pruned[-1]] if pruned else trained[-1]
-    # For InfoBatch a high score is a high loss, so its AUROC for right labels is below 0.5.
-    auroc = roc_auc_score(~is_wrong[defined], scores[defined])
+    last = {key: watch.epochs[-1][key] for key in ("accuracy", "seconds")}
+    if callback is not None:
+        return {name: last | selection_of(callback, data.is_wrong)}, (callback, data)
+    nothing_cut = {"wrong_among_kept": 100 * NOISE_RATE, "right_kept": 100.0, "auroc": None}
+    best = min(range(epochs), key=lambda epoch: watch.epochs[epoch]["reference_loss"])
+    stopped = {key: watch.epochs[best][key] for key in last}
     return {
-        "accuracy": net.accuracy(data.test_set),
+        name: {**last, "passes": 1.0, **nothing_cut},
+        STOPPED: {**stopped, "passes": (best + 1) / epochs, **nothing_cut},
+    }, None
+
+
+def selection_of(callback: DynamicPruningCallback, is_wrong: Tensor) -> dict[str, float]:
+    """What the run passed through the network, what it kept at last, and how well it ranked."""
+    trained = ~torch.stack(callback.trajectories.rows).isnan()
+    # The last epoch that was pruned, else all samples.
+    pruned = [row for row in trained if not row.all()]
+    kept = pruned[-1] if pruned else trained[-1]
+    scores = callback.score.compute(callback.trajectories)
+    known = ~scores.isnan()
+    return {
         "passes": trained.float().mean().item(),
-        "seconds": seconds,
-        "wrong_kept": 100 * is_wrong[kept].float().mean().item(),
-        "auroc": auroc,
-    }, (callback, data)
+        "wrong_among_kept": 100 * is_wrong[kept].float().mean().item(),
+        "right_kept": 100 * kept[~is_wrong].float().mean().item(),
+        "auroc": roc_auc_score(~is_wrong[known], scores[known]),
+    }
 
 
-def mean_and_sd(values: list[float], digits: int) -> str:
-    tensor = torch.tensor(values)
-    sd = tensor.std().item() if len(values) > 1 else 0.0
-    return f"{tensor.mean():.{digits}f} ±{sd:.{digits}f}"
+COLUMNS = {  # digits, and whether the standard deviation over the seeds is shown
+    "accuracy": ("accuracy %", 1, True),
+    "passes": ("passes", 2, False),
+    "seconds": ("seconds", 1, False),
+    "wrong_among_kept": ("wrong in kept", 1, False),
+    "right_kept": ("right kept", 1, False),
+    "auroc": ("AUROC", 2, False),
+}
 
 
-def table(results: dict[str, list[dict[str, float]]]) -> str:
+def rows(results: dict[str, list[dict[str, Any]]]) -> list[tuple[str, ...]]:
+    """The table's cells, the header first."""
+    header = ("", *(title for title, _, _ in COLUMNS.values()))
+    return [
+        header,
+        *(
+            (name, *(cell([r[key] for r in runs], *COLUMNS[key][1:]) for key in COLUMNS))
+            for name, runs in results.items()
+        ),
+    ]
+
+
+def cell(values: list[float | None], digits: int, shows_sd: bool) -> str:
+    """Mean over the seeds and, of several, standard deviation."""
+    known = [value for value in values if value is not None]
+    if not known:
+        return "-"
+    sd = f" ±{stdev(known):.{digits}f}" if shows_sd and len(known) > 1 else ""
+    return f"{fmean(known):.{digits}f}{sd}"
+
+
+def table(results: dict[str, list[dict[str, Any]]]) -> str:
     """Format the results for an 80-column terminal."""
-    header = ("", "test acc. %", "passes", "seconds", "wrong kept %", "AUROC")
-    lines = [header]
-    for name, runs in results.items():
-        column = {key: [r[key] for r in runs] for key in runs[0]}
-        lines.append(
-            (
-                name,
-                mean_and_sd(column["accuracy"], 1),
-                f"{torch.tensor(column['passes']).mean():.2f}",
-                f"{torch.tensor(column['seconds']).mean():.1f}",
-                mean_and_sd(column["wrong_kept"], 1),
-                f"{torch.tensor(column['auroc']).mean():.2f}",
-            )
-        )
-    widths = [max(len(line[i]) for line in lines) for i in range(len(header))]
+    lines = rows(results)
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
     return "\n".join(
         "  ".join(
-            cell.ljust(w) if i == 0 else cell.rjust(w)
-            for i, (cell, w) in enumerate(zip(line, widths, strict=True))
+            text.ljust(width) if i == 0 else text.rjust(width)
+            for i, (text, width) in enumerate(zip(line, widths, strict=True))
         )
         for line in lines
     )
 
 
 def draw(callback: DynamicPruningCallback, data: Digits, path: Path) -> None:
-    """Draw loss courses and score distributions of one AlignPrune run."""
+    """Draw the losses over the epochs and the distributions of the scores of one AlignPrune run."""
     import matplotlib
 
     matplotlib.use("Agg")
@@ -207,8 +240,8 @@ def draw(callback: DynamicPruningCallback, data: Digits, path: Path) -> None:
         left.plot(epochs, middle, color=color, label=f"{label}: median, quartiles")
         left.fill_between(epochs, low, high, color=color, alpha=0.2, linewidth=0)
     left.plot(epochs, callback.trajectories.reference, "k--", label="clean reference")
-    left.set(xlabel="epoch", ylabel="training loss", title="Loss courses")
-    left.legend(frameon=False, fontsize=8)
+    left.set(xlabel="epoch", ylabel="training loss", title="Losses")
+    left.legend(frameon=False, fontsize=8, loc="upper right")
     scores = callback.score.compute(callback.trajectories)
     bins = torch.linspace(-1, 1, 41).numpy()
     for mask, color, label in (
@@ -220,7 +253,7 @@ def draw(callback: DynamicPruningCallback, data: Digits, path: Path) -> None:
     right.set(
         xlabel="Dynamic Alignment Score", ylabel="samples", title="Scores after the last epoch"
     )
-    right.legend(frameon=False, fontsize=8)
+    right.legend(frameon=False, fontsize=8, loc="upper left")
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=130)
 
@@ -236,22 +269,27 @@ def main() -> None:
     warnings.filterwarnings("ignore", ".*does not have many workers.*")
     warnings.filterwarnings("ignore", ".*LeafSpec.*")
     names = list(methods(args.epochs))
-    results: dict[str, list[dict[str, float]]] = {name: [] for name in names}
+    results: dict[str, list[dict[str, Any]]] = {name: [] for name in (FULL, STOPPED, *names)}
     shown: Any = None
     with tqdm(total=len(names) * args.seeds * args.epochs, unit="epoch") as bar:
         for seed in range(args.seeds):
             for name in names:
                 bar.set_description(f"{name}, seed {seed}")
                 measured, run_state = run(name, seed, args.epochs, bar)
-                results[name].append(measured)
+                for row, values in measured.items():
+                    results[row].append(values)
                 if name == "AlignPrune" and seed == 0:
                     shown = run_state
-    print(f"\nDigits, {NOISE_RATE:.0%} wrong labels, {args.epochs} epochs, {args.seeds} seeds\n")
+    seeds = "one seed" if args.seeds == 1 else f"{args.seeds} seeds"
+    print(f"\nDigits, {NOISE_RATE:.0%} wrong labels, {args.epochs} epochs, {seeds}\n")
     print(table(results))
     print(
-        "\nwrong kept: share of wrong labels among the samples of the last selection."
+        "\naccuracy: on clean test images. passes: samples trained, full training is 1."
+        "\nearly stopping: full training at its best reference loss, chosen in hindsight."
+        "\nwrong in kept: % wrong labels among the samples of the last selection."
+        "\nright kept: % of the right labels that are in it."
         "\nAUROC: of the method's score for right against wrong labels; 0.5 is chance."
-        "\nremoving: dropped samples stay out (r 1, no rescaling, also in the last epochs)."
+        "\ngated mean loss: cut for good, also in the last epochs (r 1, no rescaling)."
     )
     draw(*shown, args.out / "digits.png")
     (args.out / "digits.json").write_text(json.dumps(results, indent=1))

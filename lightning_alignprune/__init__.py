@@ -2,8 +2,10 @@
 
 from importlib.metadata import version
 
+from lightning_alignprune.audit import LabelIssues
 from lightning_alignprune.callback import DynamicPruningCallback
 from lightning_alignprune.functional import Selection
+from lightning_alignprune.plain_loop import PruningRun
 from lightning_alignprune.policies import (
     IES,
     UCB,
@@ -57,6 +59,7 @@ __all__ = [
     "DynamicRandom",
     "EpsilonGreedy",
     "InfoBatch",
+    "LabelIssues",
     "LabelOdds",
     "LabelPosterior",
     "LastLoss",
@@ -67,6 +70,7 @@ __all__ = [
     "Policy",
     "PosteriorCut",
     "PrunedSampler",
+    "PruningRun",
     "PruningSchedule",
     "PseudoClean",
     "PseudoModerate",

@@ -9,8 +9,9 @@ checkpoints hold nothing else::
     self.window = check_int(OWNER, "window", window, low=1, remedy="None keeps all epochs.")
 """
 
+import difflib
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from numbers import Integral, Real
 from typing import Literal, NamedTuple, TypeVar, overload
 
@@ -23,6 +24,18 @@ Choice = TypeVar("Choice", bound=str)
 def message(owner: str, argument: str, constraint: str, value: object, remedy: str) -> str:
     """Format the one sentence pattern of all argument errors."""
     return f"{owner}: expected {argument} {constraint}, got {value!r}. {remedy}"
+
+
+def did_you_mean(value: str, names: Iterable[str]) -> str:
+    """Ask for the names closest to a misspelt one, as a sentence behind a space; "" if none is.
+
+    Example:
+        >>> did_you_mean("robst", ["robust", "seta"])
+        " Did you mean 'robust'?"
+    """
+    by_fold = {name.lower(): name for name in names}
+    close = difflib.get_close_matches(value.lower(), by_fold, n=2, cutoff=0.7)
+    return f" Did you mean {' or '.join(repr(by_fold[name]) for name in close)}?" if close else ""
 
 
 def shape_of(value: object) -> str:
@@ -282,6 +295,7 @@ def check_choice(
     if not isinstance(value, str):
         raise TypeError(message(owner, argument, constraint, _described(value), remedy))
     if value not in choices:
+        remedy = did_you_mean(value, choices).strip() or remedy
         raise ValueError(message(owner, argument, constraint, value, remedy))
     return choices[choices.index(value)]
 
@@ -394,7 +408,8 @@ def resolve(
     found = {_fold(name): cls for name, cls in names.items()}.get(_fold(value))
     if found is None:
         constraint = f"to be a {kind.__name__} or one of the names {listed}"
-        remedy = f"Choose a name, or pass your own {kind.__name__} object."
+        own = f"Choose a name, or pass your own {kind.__name__} object."
+        remedy = did_you_mean(value, listed.split(", ")).strip() or own
         raise ValueError(message(owner, argument, constraint, value, remedy))
     return found()
 

@@ -1,9 +1,12 @@
 """`DynamicPruningCallback`: hooks that connect. No maths, no Trainer internals."""
 
 import time
+from collections.abc import Sequence
+from pathlib import Path
 from typing import Any, get_args
 
 from lightning.pytorch import Callback, LightningModule, Trainer
+from torch.utils.data import Dataset
 from typing_extensions import Self, Unpack, override
 
 from lightning_alignprune._checks import (
@@ -13,6 +16,15 @@ from lightning_alignprune._checks import (
     check_int,
     check_key,
     resolve,
+)
+from lightning_alignprune.audit import (
+    Findings,
+    LabelIssues,
+    label_issues,
+    plot_schedule,
+    plot_scores,
+    plot_trajectories,
+    write_report,
 )
 from lightning_alignprune.fit.session import FitSession
 from lightning_alignprune.functional.alignment import Correlation
@@ -88,6 +100,8 @@ class DynamicPruningCallback(Callback):
             a high rate BatchNorm makes a reference loss jump; with averaged weights it does not.
             Takes one copy of the trained parameters, in checkpoints too, and one update per step.
             Training is the same bit for bit.
+        verbose: Say, once each, what the run will do, what its first cut is, and at the end what
+            it saved and what to call next.
 
     Raises:
         ValueError: If a value is out of range or a name unknown.
@@ -100,7 +114,8 @@ class DynamicPruningCallback(Callback):
         'InfoBatch'
 
     Note:
-        Logs ``pruning/kept_fraction`` and ``pruning/num_kept`` (what the next epoch trains on),
+        Logs ``pruning/kept_fraction`` and ``pruning/num_kept`` (what the next epoch trains on; the
+        progress bar shows the running epoch's own share),
         ``pruning/pruned_share_so_far``, ``pruning/score_mean``, ``pruning/reference_loss`` and
         ``pruning/scoring_seconds``. A step costs one indexed write and no host wait.
     """
@@ -124,6 +139,7 @@ class DynamicPruningCallback(Callback):
         sample_index: int | str | None = None,
         trusted: TrustedSource = None,
         reference_weights: ReferenceWeights = "current",
+        verbose: bool = True,
     ) -> None:
         self.parts = Parts(
             resolve(OWNER, "signal", signal, Signal, SIGNALS),  # type: ignore[type-abstract]
@@ -161,6 +177,7 @@ class DynamicPruningCallback(Callback):
         self.reference_weights = check_choice(
             OWNER, "reference_weights", reference_weights, get_args(ReferenceWeights)
         )
+        self.verbose = check_bool(OWNER, "verbose", verbose)
         self._session: FitSession | None = None
         self._loaded: dict[str, Any] | None = None
         self._is_for_fit = True
@@ -383,6 +400,75 @@ class DynamicPruningCallback(Callback):
         """
         return self._started().decision
 
+    def label_issues(self) -> LabelIssues:
+        """Return every label that the run has looked at, the most suspicious first.
+
+        The table has given and suggested label, how right the given one looks, whether it counts as
+        wrong, since when the sample is cut, and its losses at a few epochs; with it come the matrix
+        of given against suggested labels and the estimated share of wrong ones. Needs no
+        ``keep_history``. Of a run in another process, or with ``partition="fixed"``, read the
+        checkpoint: ``alignprune audit``.
+
+        Returns:
+            The issues: ``.table`` (a pandas ``DataFrame`` where pandas is installed), ``.matrix``,
+            ``.noise_share``, ``.to_csv(path)`` and more.
+
+        Raises:
+            RuntimeError: Before a fit has begun in this process, or with ``partition="fixed"``.
+            ValueError: If the score judges no labels; the message names one that does.
+        """
+        return label_issues(self._findings("label_issues"))
+
+    def report(
+        self,
+        path: str | Path,
+        dataset: Dataset[Any] | None = None,
+        class_names: Sequence[str] | None = None,
+    ) -> Path:
+        """Write one HTML page about the run that needs nothing beside it.
+
+        What was pruned when and what that saved, how the losses of kept and cut samples went, the
+        scores and their cut, and the most suspicious samples as pictures or texts.
+
+        Args:
+            path: Where the page goes.
+            dataset: The training set, for the pictures; None takes the one that the Trainer still
+                holds, if it does.
+            class_names: The classes' names, in the order of their numbers.
+
+        Returns:
+            The path.
+
+        Raises:
+            ModuleNotFoundError: If the extra ``report`` is not installed.
+            RuntimeError: As for :meth:`label_issues`.
+        """
+        if dataset is None and self._session is not None:
+            dataset = self._session.held_dataset()
+        return write_report(self._findings("report"), path, dataset, class_names)
+
+    def plot_schedule(self) -> Any:
+        """Draw what each epoch trained on; a matplotlib figure (extra ``report``)."""
+        return plot_schedule(self._findings("plot_schedule"))
+
+    def plot_trajectories(self) -> Any:
+        """Draw the losses of kept and cut samples and of the reference; a matplotlib figure."""
+        return plot_trajectories(self._findings("plot_trajectories"))
+
+    def plot_scores(self) -> Any:
+        """Draw the scores of kept and cut samples, and where issues begin; a matplotlib figure."""
+        return plot_scores(self._findings("plot_scores"))
+
+    def _findings(self, wanted: str) -> Findings:
+        pruner = self._started()
+        if not pruner.shard.is_whole:
+            raise RuntimeError(
+                f"{OWNER}.{wanted}: expected the losses of all samples in this process, got those "
+                f"of one of {pruner.shard.num_ranks} ranks. Read a checkpoint, which has them all: "
+                "alignprune audit, alignprune report."
+            )
+        return Findings.of_state(pruner.state_dict())
+
     @property
     def _pruner(self) -> Pruner | None:
         return None if self._session is None else self._session.pruner
@@ -433,6 +519,9 @@ class DynamicPruningCallback(Callback):
     ) -> None:
         """Tell the tap which samples the batch holds and what they weigh."""
         self._running().before_batch(batch_idx)
+        if batch_idx == 0:  # for the bar, which shows the epoch's own share; loggers get the next's
+            share = self._started().kept_fraction
+            pl_module.log("pruning/kept_fraction", share, prog_bar=True, logger=False)
 
     @override
     def on_train_batch_end(
@@ -471,10 +560,15 @@ class DynamicPruningCallback(Callback):
         values = self._started().metrics()
         if reference is not None:
             values["reference_loss"] = reference
-        values["scoring_seconds"] = time.perf_counter() - started
+        values["scoring_seconds"] = seconds = time.perf_counter() - started
+        self._started().record.add_overhead(seconds)
         for name, value in values.items():
-            in_bar = name == "kept_fraction"
-            pl_module.log(f"pruning/{name}", value, prog_bar=in_bar, sync_dist=True)
+            pl_module.log(f"pruning/{name}", value, sync_dist=True)
+
+    @override
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Say what was saved."""
+        self._running().announced().end()
 
     # ---- state ------------------------------------------------------------------------------
 

@@ -4,17 +4,21 @@ Nothing here computes anything: it connects arguments with the callback, the dat
 noise models. Needs the extra ``cli``.
 """
 
+import os
 import re
 import sys
-from collections.abc import Sequence
-from typing import Any, NoReturn
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple, NoReturn
 
 from lightning.pytorch import Callback
 from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI
 from lightning.pytorch.utilities.rank_zero import rank_zero_warn
 from typing_extensions import override
 
+from lightning_alignprune._checks import did_you_mean
+from lightning_alignprune._command_errors import is_refusal, names_of_subclasses, one_line
 from lightning_alignprune._extras import require
+from lightning_alignprune.audit.commands import audit_checkpoint, report_checkpoint
 from lightning_alignprune.callback import DynamicPruningCallback
 from lightning_alignprune.data import NoisyLabelDataModule
 from lightning_alignprune.data.noise_file import make_noise_file
@@ -87,9 +91,12 @@ def _preset_to_yaml(value: object) -> str:
 
 
 def _preset_from_yaml(value: object) -> PresetPruning:
-    if isinstance(value, str) and value.lower() in PRESETS:
+    if not isinstance(value, str):
+        raise ValueError(_WAYS)
+    if value.lower() in PRESETS:
         return PresetPruning(value.lower())
-    raise ValueError(_WAYS)
+    words = ["false", *PRESETS, _NAME]
+    raise ValueError(f"--pruning: {_WAYS}, got {value!r}.{did_you_mean(value, words)}")
 
 
 # ---- the arguments and the command lines --------------------------------------------------------
@@ -143,7 +150,16 @@ class AlignPruneCLI(LightningCLI):
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         require("jsonargparse", "cli", type(self).__name__)
+        self._parsers: list[LightningArgumentParser] = []
         super().__init__(*args, **kwargs)
+
+    @override
+    def init_parser(self, **kwargs: Any) -> LightningArgumentParser:
+        """Make a parser whose errors are one line."""
+        parser: LightningArgumentParser = super().init_parser(**kwargs)
+        self._parsers.append(parser)
+        _end_errors_with_one_line(parser, self._parsers)
+        return parser
 
     @override
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
@@ -169,46 +185,125 @@ class AlignPruneCLI(LightningCLI):
             )
         config.pruning = PruningOff()
 
+    @override
+    def instantiate_classes(self) -> None:
+        """Make the objects; a refused value is said without the configuration around it."""
+        try:
+            super().instantiate_classes()
+        except ValueError as error:
+            if not is_refusal(error):
+                raise
+            raise ValueError(one_line(str(error))) from error
+
+
+def _end_errors_with_one_line(parser: Any, family: Sequence[Any]) -> None:
+    """Let a parser name what was wrong, without all arguments before and all values after it.
+
+    Args:
+        parser: Whose errors.
+        family: The parsers whose options a user may have meant.
+    """
+    refuse: Callable[[str, Exception | None], NoReturn] = parser.error
+
+    def refuse_in_one_line(message: str, ex: Exception | None = None) -> NoReturn:
+        defaults = [member.get_defaults(skip_validation=True) for member in family]
+        options = dict.fromkeys(key for values in defaults for key, _ in values.items())
+        refuse(one_line(message, options) + _hint(message), ex)
+
+    parser.error = refuse_in_one_line
+    parser.print_usage = lambda file=None: None  # the tip that follows says how to get it
+
+
+def _hint(message: str) -> str:
+    """Say what jsonargparse cannot know: where an old name went, which data there are."""
+    if re.search(r"are required: (?:\w+\.)?data$", message):
+        names = ", ".join(names_of_subclasses(NoisyLabelDataModule))
+        return f" Choose one of {names}, or give a --config that names one."
+    unknown = re.findall(r"'(?:data\.)?(\w+)' is not (?:accepted|expected)", message)
+    known = {name: ".".join(MOVED[name]) for name in unknown if name in MOVED}
+    return "".join(f" {name} is now data.{place}." for name, place in known.items())
+
+
+# ---- the console script -------------------------------------------------------------------------
+
+
+class Command(NamedTuple):
+    """A subcommand of ``alignprune`` beside those of the Trainer.
+
+    Attributes:
+        function: Does it. Its arguments are those of the command; what it returns is printed.
+        help: What it does, in a sentence.
+        takes_positional: Whether what it cannot do without comes first and needs no name.
+    """
+
+    function: Callable[..., object]
+    help: str
+    takes_positional: bool = False
+
+
+COMMANDS = {
+    "noise": Command(make_noise_file, "Write a file of noisy labels and say what it did."),
+    "audit": Command(
+        audit_checkpoint, "Say which labels look wrong to the run that wrote a checkpoint.", True
+    ),
+    "report": Command(
+        report_checkpoint, "Write one HTML page about the run that wrote a checkpoint.", True
+    ),
+}
+
 
 def main(args: Sequence[str] | None = None) -> None:
     """Run the console script ``alignprune``.
 
-    ``fit``, ``validate``, ``test`` and ``predict`` are those of Lightning, on this package's
-    classifier and data modules; ``noise`` writes a file of noisy labels.
+    ``fit``, ``validate`` and ``test`` are those of Lightning, on this package's classifier and
+    data modules; ``COMMANDS`` has the others.
     """
     given = list(sys.argv[1:] if args is None else args)
     require("jsonargparse", "cli", "alignprune")
-    if given[:1] == ["noise"]:
-        _noise_command(given[1:])
+    if given[:1] and given[0] in COMMANDS:
+        _run_command(given[0], given[1:])
         return
-    _ConsoleCLI(
-        Classifier,
-        NoisyLabelDataModule,
-        subclass_mode_data=True,
-        auto_configure_optimizers=False,
-        seed_everything_default=0,
-        save_config_kwargs={"overwrite": True},  # fit, then test, in one folder
-        args=args if args is None else given,
-        parser_kwargs={
-            "prog": "alignprune",
-            "description": "Train on the samples worth training on. Besides the subcommands below "
-            "there is `alignprune noise`, which writes a file of noisy labels.",
-        },
-    )
+    try:
+        _ConsoleCLI(
+            Classifier,
+            NoisyLabelDataModule,
+            subclass_mode_data=True,
+            auto_configure_optimizers=False,
+            seed_everything_default=0,
+            save_config_kwargs={"overwrite": True},  # fit, then test, in one folder
+            args=args if args is None else given,
+            parser_kwargs={
+                "prog": "alignprune",
+                "description": "Train on the samples worth training on.",
+            },
+        )
+    except Exception as error:
+        if not is_refusal(error) or "JSONARGPARSE_DEBUG" in os.environ:
+            raise
+        sys.exit(f"error: {one_line(str(error))}")
 
 
 class _ConsoleCLI(AlignPruneCLI):
+    @staticmethod
     @override
-    def init_parser(self, **kwargs: Any) -> LightningArgumentParser:
-        parser = super().init_parser(**kwargs)
-        refuse = parser.error
+    def subcommands() -> dict[str, set[str]]:
+        # The data modules have nothing to predict on beside the test set, and nothing is written.
+        return {k: v for k, v in LightningCLI.subcommands().items() if k != "predict"}
 
-        def refuse_and_say_where(message: str, ex: Exception | None = None) -> NoReturn:
-            # jsonargparse says that an old name is unknown, not where it went.
-            refuse(message + _moved(message), ex)
+    @override
+    def setup_parser(self, *args: Any, **kwargs: Any) -> None:
+        super().setup_parser(*args, **kwargs)
+        listed = next(
+            action for action in self.parser._actions if hasattr(action, "add_subcommand")
+        )
+        for name, command in COMMANDS.items():
+            listed.add_subcommand(name, _command_parser(name), help=command.help)
 
-        parser.error = refuse_and_say_where  # type: ignore[method-assign]
-        return parser
+    @override
+    def parse_arguments(self, parser: LightningArgumentParser, args: ArgsType) -> None:
+        super().parse_arguments(parser, args)
+        if self.config.subcommand in COMMANDS:
+            parser.error(f"expected {self.config.subcommand} as the first word, got it later.")
 
     @override
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
@@ -218,25 +313,24 @@ class _ConsoleCLI(AlignPruneCLI):
         )
 
 
-def _moved(message: str) -> str:
-    unknown = re.findall(r"'(?:data\.)?(\w+)' is not (?:accepted|expected)", message)
-    known = {name: ".".join(MOVED[name]) for name in unknown if name in MOVED}
-    return "".join(f"\n{name} is now data.{place}." for name, place in known.items())
-
-
 def _num_classes(data: NoisyLabelDataModule) -> int:
     return data.num_classes
 
 
-def _noise_command(args: ArgsType) -> None:
-    jsonargparse = require("jsonargparse", "cli", "alignprune noise")
-    parser = jsonargparse.ArgumentParser(
-        prog="alignprune noise", description="Write a file of noisy labels and say what it did."
-    )
-    parser.add_function_arguments(make_noise_file)
+def _command_parser(name: str) -> Any:
+    jsonargparse = require("jsonargparse", "cli", f"alignprune {name}")
+    function, description, takes_positional = COMMANDS[name]
+    parser = jsonargparse.ArgumentParser(prog=f"alignprune {name}", description=description)
+    parser.add_function_arguments(function, as_positional=takes_positional)
+    _end_errors_with_one_line(parser, [parser])
+    return parser
+
+
+def _run_command(name: str, args: Sequence[str]) -> None:
+    parser = _command_parser(name)
     made = parser.instantiate(parser.parse_args(args))
     try:
-        report = make_noise_file(**vars(made))
+        said = COMMANDS[name].function(**vars(made))
     except (ValueError, OSError) as error:
-        parser.error(str(error))
-    print(report)
+        parser.error(str(error), error)
+    print(said)

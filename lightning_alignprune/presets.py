@@ -46,6 +46,7 @@ class RunSettings(TypedDict, total=False):
     sample_index: int | str | None
     trusted: TrustedSource
     reference_weights: ReferenceWeights
+    verbose: bool
 
 
 def robust_parts(reference: object) -> Parts:

@@ -1,5 +1,6 @@
 """`Pruner`: signal, score, policy and schedule at work on the trajectories, without a Trainer."""
 
+import math
 from typing import Any, NamedTuple
 
 import torch
@@ -10,10 +11,12 @@ from lightning_alignprune.functional.selection import Selection, draw_fixed_coun
 from lightning_alignprune.policies import Policy, SelectionContext
 from lightning_alignprune.schedule import PruningSchedule
 from lightning_alignprune.scores import Score
-from lightning_alignprune.signals import Signal
+from lightning_alignprune.signals import AveragedSignal, Signal
 from lightning_alignprune.state.bad_losses import BadLossError, count_seen
 from lightning_alignprune.state.decision import Decision, checked, checked_scores
 from lightning_alignprune.state.row_means import RowMeans
+from lightning_alignprune.state.run_record import RunRecord
+from lightning_alignprune.state.sample_record import SampleRecord
 from lightning_alignprune.state.shard import Shard
 from lightning_alignprune.state.trajectories import LossTrajectories, StorageDtype
 from lightning_alignprune.state.trusted import TrustedSamples
@@ -51,6 +54,8 @@ class Pruner:
     Attributes:
         labels: Class labels of the kept samples, shape (N,), int64, or None.
         trusted: The samples that are never left out, or None; see :meth:`trust`.
+        record: What each epoch trained and how long that took.
+        samples: What was noted of each sample's label; None for a score that judges none.
         fewest: How many samples of a shard must be kept for an epoch to have a batch.
     """
 
@@ -75,6 +80,9 @@ class Pruner:
         self.shard = shard or Shard(num_samples)
         self.trajectories = LossTrajectories(self.shard.num_own, window, device, dtype, keep_best)
         self.indices = self.shard.indices(device)
+        self.record = RunRecord(self.shard.num_samples)
+        judges = score.judges_labels is not None
+        self.samples = SampleRecord(self.shard.num_own, device) if judges else None
         self.labels: Tensor | None = None
         self.trusted: TrustedSamples | None = None
         self._is_trusted: Tensor | None = None
@@ -95,10 +103,35 @@ class Pruner:
         """Class name of the policy, for messages."""
         return type(self.policy).__name__
 
+    @property
+    def kept_fraction(self) -> float:
+        """Share of all samples that the epoch of the newest decision trains on."""
+        return self.decision.num_kept(self.shard) / self.shard.num_samples
+
     def trust(self, trusted: TrustedSamples | None) -> None:
         """Keep these samples in every selection from now on, whatever score and policy say."""
         self.trusted = trusted
         self._is_trusted = None if trusted is None else trusted.mask_of(self.indices)
+
+    def take(self, indices: Tensor, values: Tensor, notes: Tensor | None = None) -> None:
+        """Record a batch.
+
+        Args:
+            indices: Shape (B,), int64, positions in the shard.
+            values: Shape (B,), float32.
+            notes: Shape (4, B), float32, what the step says of the labels; None if nothing.
+        """
+        self.trajectories.record(indices, values)
+        if self.samples is not None and notes is not None:
+            self.samples.note(indices, notes.to(self.samples.running))
+
+    def forget_running(self) -> None:
+        """Forget what was recorded of an epoch that is not over."""
+        self.trajectories.clear_running()
+        self.record.forget_running()
+        if self.samples is not None:
+            self.samples.forget_running()
+        self.signal.load_sums({name: sums * 0 for name, sums in self.signal.sums().items()})
 
     def close_epoch(
         self,
@@ -131,7 +164,22 @@ class Pruner:
         # Where the raw row stays as it is, nobody has to work out every sample's last loss.
         transform = None if self.signal.keeps_raw_values else self._transformed
         self.trajectories.close_epoch(epoch, reference, transform, reference_samples)
+        if self.samples is not None:
+            self.samples.close_epoch(epoch)
+        self.record.close_epoch(
+            epoch,
+            self.kept_fraction,
+            self.decision.selection is None,
+            num_seen,
+            math.nan if reference is None else float(reference),
+            self.noise_share(),
+        )
         return num_seen
+
+    def noise_share(self) -> float:
+        """Return the estimated share of wrong labels that is in use; NaN if there is none."""
+        found = {**self.policy.metrics(), **self.signal.metrics()}
+        return float(found.get("noise_share", math.nan))
 
     def _transformed(self, row: Tensor, last: Tensor) -> Tensor:
         kept = self.signal.close_epoch(row, last)
@@ -179,6 +227,9 @@ class Pruner:
         self.decision = checked(
             decision, self.policy_name, self.shard, self.fewest, self._is_trusted
         )
+        if self.samples is not None:
+            chosen = self.decision.selection
+            self.samples.follow(epoch, None if chosen is None else chosen.kept)
         return self.decision
 
     def _about_reference(self) -> dict[str, Any]:
@@ -220,14 +271,50 @@ class Pruner:
             "pruned_share_so_far": 1.0 - self.num_trained / max(1, self.num_possible),
         }
 
+    def _newest_scores(self) -> Tensor | None:
+        decision, epochs = self.decision, self.trajectories.epochs
+        is_newest = bool(epochs) and decision.epoch == epochs[-1] + 1
+        if self.samples is None or not epochs or (is_newest and decision.scores is not None):
+            return decision.scores
+        return self.score.compute(self.trajectories)
+
+    def findings(self, notes: Tensor | None = None) -> dict[str, Any]:
+        """Return what was found of the labels, tensors and primitives; the audit reads it.
+
+        Args:
+            notes: The running notes of all ranks; None for this process's own.
+        """
+        scores, meaning = self._newest_scores(), self.score.judges_labels
+        quality = None
+        if meaning == "average" and isinstance(self.signal, AveragedSignal):
+            quality = self.signal.label_quality(self.trajectories.last)
+        # A mean of losses begins with an epoch that the reference was not seen before.
+        compares = self.score.needs_reference_samples and bool(self.trajectories.epochs)
+        reference = self.score.compute_reference(self.trajectories) if compares else None
+        per_sample = {
+            "scores": scores,
+            "quality": quality,
+            "samples": None if self.samples is None else self.samples.state_dict(notes),
+        }
+        return {
+            "meaning": meaning,
+            "noise": self.signal.noise_estimate,
+            "reference_scores": reference,
+            **self.shard.gathered(per_sample),
+        }
+
     def state_dict(
-        self, running: Tensor | None = None, row_means: RowMeans | None = None
+        self,
+        running: Tensor | None = None,
+        row_means: RowMeans | None = None,
+        notes: Tensor | None = None,
     ) -> dict[str, Any]:
         """Return tensors and primitives only; over several shards only rank 0 gets the whole.
 
         Args:
             running: The running row to save, of all ranks; None for this process's own.
             row_means: What it is the mean of, likewise, where rows are averaged.
+            notes: The running notes of labels, likewise.
         """
         selection = self.decision.selection
         trajectories = self.trajectories.state_dict()
@@ -250,6 +337,8 @@ class Pruner:
             "num_selections": self.num_selections,
             "num_trained": self.num_trained,
             "num_possible": self.num_possible,
+            "record": self.record.state_dict(),
+            "findings": self.findings(notes),
             "seed": self.seed,
             "trusted": None if self.trusted is None else self.trusted.digest,
         }
@@ -294,6 +383,9 @@ class Pruner:
         self.num_selections = state["num_selections"]
         self.num_trained = state["num_trained"]
         self.num_possible = state["num_possible"]
+        self.record.load_state_dict(state.get("record"))  # older checkpoints have none
+        if self.samples is not None:
+            self.samples.load_state_dict(own(state.get("findings", {}).get("samples")))
         self.seed = state["seed"]
 
     def _check_trusted(self, saved: str | None) -> None:

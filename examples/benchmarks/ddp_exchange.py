@@ -123,7 +123,7 @@ def whole_epoch_end(pruner: Pruner, exchange: RankExchange, order: Tensor) -> Ca
     def run() -> None:
         epoch, running = next(epochs), losses
         if pruner.shard.is_whole:
-            running = exchange.merged(losses, order, is_sharded=True)
+            running, _ = exchange.merged(losses, order, is_sharded=True)
         pruner.trajectories.running = running
         pruner.close_epoch(epoch, torch.tensor(0.5))
         pruner.decide(epoch + 1, 0.5)

@@ -1,24 +1,27 @@
-"""Write the tables of the pages on results from the runs in docs/results.
+"""Write the tables of README and the pages on results from the runs in docs/results.
 
     python examples/benchmarks/results_pages.py
 
 A table stands between `<!-- table: <name> -->` and `<!-- end -->`; the text around it is yours.
-The runs are those of `run_table.py`, which writes them with `--jsonl`.
+The runs are those of `run_table.py`, which writes them with `--jsonl`, and of `examples/digits.py`,
+which writes outputs/digits.json.
 """
 
 import json
 import re
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from _table.methods import ABLATIONS
 from _table.preset_report import Column, preset_table
-from _table.report import markdown
+from _table.report import markdown, pipes
 from _table.tasks import CIFAR10N, CIFAR10N_AUGMENTED, NEWS, Task
 
 DOCS = Path(__file__).parents[2] / "docs"
-PAGES = ("results_news.md", "results_cifar10n.md", "robust.md")
+PAGES = ("../README.md", "results_news.md", "results_cifar10n.md", "robust.md")
+sys.path.append(str(Path(__file__).parents[1]))
 NOISES = (
     "clean",
     "symmetric 0.2",
@@ -56,7 +59,14 @@ def _images() -> str:
     return preset_table(columns)
 
 
+def _digits() -> str:
+    from digits import rows  # an example, so a folder above
+
+    return pipes(rows(json.loads((DOCS / "results" / "digits.json").read_text())))
+
+
 TABLES: dict[str, Callable[[], str]] = {
+    "digits": _digits,
     "news": lambda: _all(NEWS, "news"),
     "news_fast": lambda: _all(NEWS, "news_lr_0.01"),
     "images": lambda: _all(CIFAR10N, "cifar10n"),

@@ -5,7 +5,7 @@ import math
 import os
 import weakref
 from collections.abc import Callable
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, NamedTuple, Protocol
 
 import torch
 from lightning.pytorch import LightningModule, Trainer
@@ -13,6 +13,7 @@ from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.utilities.rank_zero import rank_zero_warn
 from torch import Tensor
 
+from lightning_alignprune.fit.announcements import Announcements
 from lightning_alignprune.fit.batch_indices import BatchIndices
 from lightning_alignprune.fit.lr_alignment import ScheduleAlignment
 from lightning_alignprune.fit.preflight import (
@@ -77,6 +78,21 @@ class PruningSettings(Protocol):
     sample_index: int | str | None
     trusted: TrustedSamples | None
     reference_weights: ReferenceWeights
+    verbose: bool
+
+
+class _Running(NamedTuple):
+    """What the running epoch has recorded, of all ranks.
+
+    Attributes:
+        losses: Shape (N,).
+        means: What they are the means of, where rows are averaged.
+        notes: Shape (4, N), or None where the score judges no labels.
+    """
+
+    losses: Tensor
+    means: RowMeans | None
+    notes: Tensor | None
 
 
 class FitSession:
@@ -120,6 +136,7 @@ class FitSession:
         self._samples: str | None = None
         self._samples_elsewhere: str | None = None
         self._dataset: Any = None
+        self._announcements: Announcements | None = None
         self.pruner: Pruner | None = None
         self.sampler: PrunedSampler | None = None
         self._of_trainer: Callable[[], Trainer | None] = weakref.ref(trainer)
@@ -218,17 +235,14 @@ class FitSession:
             self._warn_if_too_short(self.pruner)
         pruner = self.pruner
         self._follow_settings(pruner)
-        if state is None:
-            pruner.trajectories.clear_running()  # a crash may have left part of an epoch
-            pruner.signal.load_sums({name: x * 0 for name, x in self._sums().items()})
-        else:
-            self._load(pruner, state)
+        self._begin_with(pruner, state)
         pruner.has_reference, pruner.fewest = self._reference is not None, sampler.fewest
         if pruner.policy.uses_labels:
             pruner.labels = labels_of(loader.dataset, pruner.indices)
         self._catch_up(pruner, state)
         self._recorder.signal = pruner.signal
         self._recorder.will_weigh = pruner.policy.weighs_samples
+        self._recorder.takes_notes = pruner.samples is not None
         sampler.seed = self._seed = pruner.seed  # of the checkpoint, if there is one
         self._is_wired = True
         self._apply_selection()
@@ -293,6 +307,15 @@ class FitSession:
                 "that needs fewer epochs."
             )
 
+    def _begin_with(self, pruner: Pruner, state: dict[str, Any] | None) -> None:
+        """Take over the state, if there is one, and say what the run will do."""
+        if state is None:
+            pruner.forget_running()  # a crash may have left part of an epoch
+        else:
+            self._load(pruner, state)
+        self._announcements = Announcements(pruner, self._callback.verbose)
+        self._announcements.begin(self._fit.trainer, self._reference)
+
     def _load(self, pruner: Pruner, state: dict[str, Any]) -> None:
         try:
             pruner.load_state_dict(state)
@@ -327,11 +350,13 @@ class FitSession:
         """Have the first step looked at; note the random states with which the epoch begins."""
         self._recorder.start_epoch()
         self.note_rng()
+        self.started().record.start()
 
     def before_batch(self, batch_idx: int) -> None:
         """Tell the tap which samples the batch holds and what they weigh."""
         assert self.sampler is not None
         pruner = self.started()
+        pruner.record.start()  # an epoch that is resumed has no beginning
         if self._holds_length:
             self._holds_length = False
             access.refresh_epoch_length(self._fit.trainer)
@@ -356,7 +381,7 @@ class FitSession:
     def _take_in(self) -> None:
         self._fit.exchange.has_news = True
         if (collected := self._recorder.collect()) is not None:
-            self.started().trajectories.record(*collected)
+            self.started().take(*collected)
         if self._reference is not None:
             self._reference.after_batch()
         if self._lr is not None:
@@ -366,6 +391,7 @@ class FitSession:
 
     def start_validation(self) -> None:
         """Hear that a validation pass begins, which may be the reference."""
+        self.started().record.pause()
         if self._reference is not None:
             self._reference.start_validation()
 
@@ -374,6 +400,7 @@ class FitSession:
         if self._reference is not None:
             self._reference.end_validation()
         self.note_rng()
+        self.started().record.start()
 
     def close_epoch(self) -> Tensor | None:
         """Close the epoch whose batches are all done; return its reference loss."""
@@ -393,7 +420,10 @@ class FitSession:
             samples = learn_from_reference(reference, pruner.signal, pruner.score)
         if samples is not None and pruner.signal.needs_logits:
             loss = samples.losses.mean()  # in the unit of what is recorded
-        pruner.trajectories.running, _ = self._running(pruner)
+        running = self._running(pruner)
+        pruner.trajectories.running = running.losses
+        if pruner.samples is not None and running.notes is not None:
+            pruner.samples.running = running.notes
         exchange.has_news = False
         try:
             compares = pruner.signal.compares_with_reference
@@ -411,13 +441,18 @@ class FitSession:
             self._decide(pruner, epoch + 1)
         return loss
 
-    def _running(self, pruner: Pruner) -> tuple[Tensor, RowMeans | None]:
-        """Return the running row and what it is the mean of, of all ranks."""
+    def _running(self, pruner: Pruner) -> "_Running":
+        """Return what the running epoch has recorded, of all ranks."""
         bank, exchange = pruner.trajectories, self._fit.exchange
+        notes = None if pruner.samples is None else pruner.samples.running
         if bank.row_means is None:
-            return exchange.running(bank.running, self.sampler), None
+            losses, notes = exchange.running(bank.running, notes, self.sampler)
+            return _Running(losses, None, notes)
+        if notes is not None:
+            _, notes = exchange.running(bank.running, notes, self.sampler)
         means = exchange.row_means(bank.row_means)
-        return bank.running if means is bank.row_means else means.values(), means
+        losses = bank.running if means is bank.row_means else means.values()
+        return _Running(losses, means, notes)
 
     def _measured_reference(self) -> Tensor | None:
         loss = None if self._reference is None else self._reference.measure()
@@ -433,6 +468,7 @@ class FitSession:
             epoch, trainer.max_epochs, trainer.global_step, steps, trainer.max_steps
         )
         decision = pruner.decide(epoch, progress)
+        self.announced().follow()
         if (warning := decision.warning(pruner.policy_name)) is not None:
             rank_zero_warn(f"{OWNER}: {warning}")
         if decision.scores is not None and (warning := pruner.policy.warning()) is not None:
@@ -440,6 +476,11 @@ class FitSession:
         return decision
 
     # ---- what stays -------------------------------------------------------------------------
+
+    def announced(self) -> Announcements:
+        """Return what speaks for a fit that has begun."""
+        assert self._announcements is not None, "a hook of a fit ran before on_train_start"
+        return self._announcements
 
     def started(self) -> Pruner:
         """Return the pruner of a fit that has begun."""
@@ -492,6 +533,12 @@ class FitSession:
             "rng": self._rng_states(),
             "signal_sums": self._sums(),
         }
+
+    def held_dataset(self) -> Any:
+        """Return the training set if the Trainer of this fit still holds it, else None."""
+        trainer = self._of_trainer()
+        loaders = [] if trainer is None else access.train_loaders(trainer)
+        return getattr(loaders[0], "dataset", None) if loaders else None
 
     def release(self) -> None:
         """Take everything off Trainer and module; what was found stays."""

@@ -6,7 +6,7 @@ step. It leaves nothing behind when the step raises.
 
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
@@ -40,6 +40,20 @@ _WAYS_OUT_BY_HAND = (
 )
 
 
+class Collected(NamedTuple):
+    """What was recorded of a batch.
+
+    Attributes:
+        indices: Shape (B,), int64, the samples' positions.
+        values: Shape (B,), float32.
+        notes: Shape (4, B), float32, as :meth:`Signal.label_notes` gives them, or None.
+    """
+
+    indices: Tensor
+    values: Tensor
+    notes: Tensor | None
+
+
 class StepRecorder:
     """Run training steps under the loss tap and keep what the signal reads from them.
 
@@ -54,6 +68,7 @@ class StepRecorder:
             tap. None has the tap see all.
 
     Attributes:
+        takes_notes: Whether the signal is asked what a step says of labels.
         will_weigh: Whether weights are to come; set once the policy is known.
         self_check: What compares the losses that are recorded with those that are trained, or None.
         batch_indices: Where a batch says which samples its rows are; None for the sampler's order.
@@ -71,13 +86,14 @@ class StepRecorder:
         self._rehearse = None if is_manual else rehearse
         self._module = module
         self._bypass: Bypass | None = None
-        self.will_weigh = False
+        self.will_weigh = self.takes_notes = False
         self.self_check: SelfCheck | None = None
         self.batch_indices: BatchIndices | None = None
         self._weighs_own_losses: bool | None = None  # not known before a step has returned some
         self._indices: Tensor | None = None
         self._weights: Tensor | None = None
         self._values: Tensor | None = None
+        self._notes: Tensor | None = None
         self._is_checked = self._is_warned = False
         self._is_weighting_checked = False
         self._epoch_order: Tensor | None = None
@@ -110,18 +126,18 @@ class StepRecorder:
             self._drawn = sampler.order[part]
         self._indices = self._order[part]
         self._weights = None if self._order_weights is None else self._order_weights[part]
-        self._values = None
+        self._values = self._notes = None
 
     @property
     def is_armed(self) -> bool:
         """Whether a batch has begun and nobody has collected its values."""
         return self._indices is not None
 
-    def collect(self) -> tuple[Tensor, Tensor] | None:
-        """Return ``(indices, values)`` of the batch and disarm; None if nothing was observed."""
-        indices, values = self._indices, self._values
-        self._indices = self._weights = self._values = self._batch = None
-        return None if indices is None or values is None else (indices, values)
+    def collect(self) -> "Collected | None":
+        """Return what was recorded of the batch and disarm; None if nothing was observed."""
+        indices, values, notes = self._indices, self._values, self._notes
+        self._indices = self._weights = self._values = self._notes = self._batch = None
+        return None if indices is None or values is None else Collected(indices, values, notes)
 
     def run(self, step: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
         """Call ``step``; a fit that did not arm us, such as a tuner's, passes straight through."""
@@ -269,6 +285,7 @@ class StepRecorder:
             self._check_values(values, tapped.num_samples)
         self._is_checked = True
         self._values = values
+        self._notes = self.signal.label_notes(tapped) if self.takes_notes else None
 
     def _check_values(self, values: object, num_samples: int) -> None:
         is_vector = isinstance(values, Tensor) and values.shape == (num_samples,)

@@ -17,6 +17,14 @@ from lightning_alignprune.functional.grouping import (
     sliding_window,
     window_selection,
 )
+from lightning_alignprune.functional.label_audit import (
+    Judgement,
+    class_matrix,
+    judge_by_comparison,
+    judge_by_quality,
+    most_suspicious_first,
+    two_point_distribution,
+)
 from lightning_alignprune.functional.label_noise.asymmetric import (
     asymmetric_cifar10,
     asymmetric_cifar100,
@@ -59,6 +67,7 @@ __all__ = [
     "Calibration",
     "Calibrator",
     "Cut",
+    "Judgement",
     "Selection",
     "Transition",
     "alignment",
@@ -67,6 +76,7 @@ __all__ = [
     "asymmetric_cifar100",
     "asymmetric_next",
     "calibrate",
+    "class_matrix",
     "class_prior",
     "draw_fixed_count",
     "draw_largest",
@@ -78,6 +88,8 @@ __all__ = [
     "held_out_logits",
     "identity_calibrator",
     "infobatch_selection",
+    "judge_by_comparison",
+    "judge_by_quality",
     "keep_always",
     "label_log_odds",
     "label_posterior",
@@ -85,6 +97,7 @@ __all__ = [
     "mean_second_difference",
     "mean_trajectory",
     "moderate_subset",
+    "most_suspicious_first",
     "optimal_cuts",
     "pairflip",
     "reference_confusion",
@@ -97,6 +110,7 @@ __all__ = [
     "symmetric_next",
     "symmetric_uniform",
     "transition_matrix",
+    "two_point_distribution",
     "uniform",
     "window_selection",
 ]

@@ -8,6 +8,7 @@ from lightning_alignprune.models.networks import (
     cifar_resnet18,
     mlp3,
     small_cnn,
+    timm_network,
     torchvision_network,
 )
 from lightning_alignprune.models.optimisation import OptimizerConfig, ScheduleConfig
@@ -19,5 +20,6 @@ __all__ = [
     "cifar_resnet18",
     "mlp3",
     "small_cnn",
+    "timm_network",
     "torchvision_network",
 ]

@@ -21,9 +21,10 @@ class Classifier(LightningModule):
 
     Args:
         network: A module from inputs to logits (B, C), or a name: ``"cifar_resnet18"``,
-            ``"small_cnn"``, ``"mlp3"``, ``"torchvision/<name>"``.
+            ``"small_cnn"``, ``"mlp3"``, ``"timm/<name>"``, ``"torchvision/<name>"``. Another name
+            is looked for in timm where that is installed, then in torchvision.
         num_classes: C.
-        pretrained: Whether a torchvision network starts from its ImageNet weights.
+        pretrained: Whether a network of timm or torchvision starts from its published weights.
         label_smoothing: Share of the target spread over all classes, in [0, 1).
         optimizer: Which optimizer, and its numbers.
         schedule: How the learning rate moves.

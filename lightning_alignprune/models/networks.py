@@ -1,13 +1,13 @@
 """Networks of the papers' runs, by function and by name."""
 
 from collections.abc import Callable
+from importlib.util import find_spec
+from typing import Any
 
 from torch import nn
 
-from lightning_alignprune._checks import check_bool, check_int, message
+from lightning_alignprune._checks import check_bool, check_int, did_you_mean, message
 from lightning_alignprune._extras import require
-
-_TORCHVISION = "torchvision/"
 
 
 def cifar_resnet18(num_classes: int = 10) -> nn.Module:
@@ -120,7 +120,8 @@ def torchvision_network(name: str, num_classes: int = 1000, pretrained: bool = F
     models = require("torchvision.models", "vision", owner)
     known = models.list_models(module=models)
     if name not in known:
-        remedy = f"Some of them: {', '.join(known[:3])}; torchvision.models.list_models() has all."
+        some = f"Some of them: {', '.join(known[:3])}; torchvision.models.list_models() has all."
+        remedy = did_you_mean(name, known).strip() or some
         raise ValueError(message(owner, "name", "to be one of torchvision's", name, remedy))
     network: nn.Module = models.get_model(name, weights="DEFAULT" if pretrained else None)
     path, head = list(network.named_modules())[-1]
@@ -132,15 +133,46 @@ def torchvision_network(name: str, num_classes: int = 1000, pretrained: bool = F
     return network
 
 
+def timm_network(name: str, num_classes: int = 1000, pretrained: bool = False) -> nn.Module:
+    """Build a network of timm with a head for ``num_classes``.
+
+    Args:
+        name: timm's name, such as ``"inception_resnet_v2"`` or ``"convnext_tiny.fb_in1k"``.
+        num_classes: C.
+        pretrained: Whether to load the weights of that name (a download the first time). The head
+            is new unless C is that of the weights.
+
+    Returns:
+        A module from (B, 3, H, W) to logits (B, C).
+
+    Raises:
+        ModuleNotFoundError: If timm is not installed.
+        ValueError: If the name is unknown.
+    """
+    owner = "timm_network"
+    num_classes = _check_classes(owner, num_classes)
+    pretrained = check_bool(owner, "pretrained", pretrained)
+    timm = require("timm", "timm", owner)
+    if not timm.is_model(name):
+        remedy = did_you_mean(name, timm.list_models()).strip() or "timm.list_models() has all."
+        raise ValueError(message(owner, "name", "to be one of timm's", name, remedy))
+    network: nn.Module = timm.create_model(name, pretrained=pretrained, num_classes=num_classes)
+    return network
+
+
 NETWORKS: dict[str, Callable[[int], nn.Module]] = {
     "cifar_resnet18": cifar_resnet18,
     "small_cnn": small_cnn,
     "mlp3": mlp3,
 }
+_LIBRARIES = {"timm": timm_network, "torchvision": torchvision_network}
 
 
 def network_by_name(name: str, num_classes: int, pretrained: bool = False) -> nn.Module:
-    """Build a network of this file by name, or ``"torchvision/<name>"``.
+    """Build a network of this file, of timm or of torchvision by name.
+
+    ``"timm/<name>"`` and ``"torchvision/<name>"`` say where it comes from. A name alone is one of
+    this file, else of timm where that is installed and has it, else of torchvision.
 
     Raises:
         ValueError: If the name is unknown, or ``pretrained`` is asked of a network that has no
@@ -150,15 +182,43 @@ def network_by_name(name: str, num_classes: int, pretrained: bool = False) -> nn
         >>> type(network_by_name("mlp3", 20)).__name__
         'Sequential'
     """
-    if name.startswith(_TORCHVISION):
-        return torchvision_network(name.removeprefix(_TORCHVISION), num_classes, pretrained)
+    library, _, short = name.partition("/")
+    if library in _LIBRARIES and short:
+        return _LIBRARIES[library](short, num_classes, pretrained)
     if name not in NETWORKS:
-        known = f"to be one of {', '.join(NETWORKS)} or torchvision/<name>"
-        raise ValueError(message("Classifier", "network", known, name, "Or pass a module."))
+        for library, known in _names_of_libraries().items():
+            if name.partition(".")[0] in known:  # timm's weights are named behind a dot
+                return _LIBRARIES[library](name, num_classes, pretrained)
+        raise ValueError(_unknown(name))
     if pretrained:
-        remedy = "Only torchvision/<name> has published weights."
+        remedy = "Only networks of timm and torchvision have published weights."
         raise ValueError(message("Classifier", "pretrained", f"off for {name!r}", True, remedy))
     return NETWORKS[name](num_classes)
+
+
+def _names_of_libraries() -> dict[str, list[str]]:
+    """What the installed libraries have, timm first."""
+    known: dict[str, list[str]] = {}
+    if find_spec("timm") is not None:
+        timm: Any = require("timm", "timm", "Classifier")
+        known["timm"] = timm.list_models()
+    if find_spec("torchvision") is not None:
+        models: Any = require("torchvision.models", "vision", "Classifier")
+        known["torchvision"] = models.list_models(module=models)
+    return known
+
+
+def _unknown(name: str) -> str:
+    libraries = _names_of_libraries()
+    names = [*NETWORKS, *(name for known in libraries.values() for name in known)]
+    known = f"to be one of {', '.join(NETWORKS)}, timm/<name> or torchvision/<name>"
+    return message(
+        "Classifier",
+        "network",
+        known,
+        name,
+        did_you_mean(name, names).strip() or ("Or pass a module."),
+    )
 
 
 def _check_classes(owner: str, num_classes: int) -> int:

@@ -39,6 +39,11 @@ class Reference(ABC):
         self.samples: ReferenceSamples | None = None
         self._samples_before: ReferenceSamples | None = None
 
+    @property
+    @abstractmethod
+    def description(self) -> str:
+        """What it is, in a few words; after :meth:`prepare`."""
+
     @abstractmethod
     def prepare(self, train_loader: DataLoader[Any]) -> None:
         """Get ready, now that the data are there.

@@ -127,6 +127,11 @@ class PseudoReference(Reference):
         self._labels: Tensor | None = None
         self._chosen: Tensor | None = None
 
+    @property
+    @override
+    def description(self) -> str:
+        return f"training samples chosen by {type(self._choice).__name__}"
+
     @override
     def prepare(self, train_loader: DataLoader[Any]) -> None:
         self._labels = read_labels(train_loader.dataset)

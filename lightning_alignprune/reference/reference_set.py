@@ -1,9 +1,11 @@
 """`ReferenceSet`: a clean set of its own, with a pass of its own after each epoch."""
 
 import math
+from collections.abc import Sized
 from contextlib import nullcontext
 from typing import Any
 
+from lightning.pytorch import LightningDataModule
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 from typing_extensions import override
@@ -52,6 +54,16 @@ class ReferenceSet(Reference):
         self._num_own: int | None = None
         self._weights = weights
         self._average: AveragedWeights | None = None
+        self._num_samples: int | None = None
+
+    @property
+    @override
+    def description(self) -> str:
+        owner = getattr(self._source, "__self__", None)
+        samples = "samples" if self._num_samples is None else f"{self._num_samples} samples"
+        if isinstance(owner, LightningDataModule):
+            return f"{samples} of the DataModule"
+        return f"{samples} of the module" if owner is not None else f"{samples} given"
 
     @override
     def prepare(self, train_loader: DataLoader[Any]) -> None:
@@ -81,6 +93,8 @@ class ReferenceSet(Reference):
             raise refusal(
                 "a reference set with samples", "an empty one", "Give at least one batch."
             )
+        dataset = getattr(found, "dataset", None)
+        self._num_samples = len(dataset) if isinstance(dataset, Sized) else None
         world_size, rank = self.fit.trainer.world_size, self.fit.trainer.global_rank
         self._loader, self._num_own = shard_batches(found, world_size, rank)
         if self._weights == "ema":

@@ -73,7 +73,17 @@ class PassTotals:
 
     def mean(self, exchange: RankExchange, device: torch.device) -> Tensor:
         """Return the mean loss over the batches of all ranks, a float32 scalar on the device."""
+        return _mean(exchange.all_reduce(self._sum_and_count(device)))
+
+    def local_mean(self, device: torch.device) -> Tensor:
+        """Return the mean loss over the batches of this process, likewise."""
+        return _mean(self._sum_and_count(device))
+
+    def _sum_and_count(self, device: torch.device) -> Tensor:
         both = [torch.as_tensor(x, device=device) for x in (self._sum, self._count)]
-        total, count = exchange.all_reduce(torch.stack([x.double() for x in both]))
-        mean: Tensor = total / count
-        return mean.float()
+        return torch.stack([x.double() for x in both])
+
+
+def _mean(sum_and_count: Tensor) -> Tensor:
+    mean: Tensor = sum_and_count[0] / sum_and_count[1]
+    return mean.float()

@@ -40,6 +40,11 @@ class ValidationPass(Reference):
         self._running: PassTotals | None = None
         self._measured: Tensor | None = None
 
+    @property
+    @override
+    def description(self) -> str:
+        return "the validation pass"
+
     @override
     def prepare(self, train_loader: DataLoader[Any]) -> None:
         if sum(self.fit.trainer.num_val_batches) == 0:

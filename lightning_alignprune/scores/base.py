@@ -14,6 +14,7 @@ from lightning_alignprune.state.trajectories import LossTrajectories, Trajectory
 Gate = Literal["reference", "none"]
 GATES: tuple[Gate, ...] = get_args(Gate)
 End = Literal["low", "high"]
+Meaning = Literal["probability", "average", "comparison"]
 
 
 class Score(ABC):
@@ -29,6 +30,10 @@ class Score(ABC):
         window: How many epochs of losses :meth:`compute` looks at; None for all of them.
         gate: ``"reference"`` if :meth:`compute` looks only at the epochs up to the best reference
             loss so far; their rows are then kept.
+        judges_labels: What the score says of a given label, for the audit: ``"probability"`` that
+            it is right; ``"average"`` of what the signal recorded, which knows where it is
+            undecided; ``"comparison"`` with the reference or the other samples. None for a score
+            that is low for wrong and for hard samples alike, or that forgets.
         easy_end: At which end of the score the easy samples are; SeTa begins there.
     """
 
@@ -39,6 +44,7 @@ class Score(ABC):
     min_observations: int = 1
     window: int | None = 1
     gate: Gate = "none"
+    judges_labels: Meaning | None = None
     easy_end: End = "low"
 
     @abstractmethod

@@ -3,7 +3,7 @@
 from torch import Tensor
 from typing_extensions import override
 
-from lightning_alignprune.scores.base import End, Score
+from lightning_alignprune.scores.base import End, Meaning, Score
 from lightning_alignprune.signals import AveragedSignal, LabelOdds
 from lightning_alignprune.state.trajectories import LossTrajectories
 
@@ -24,6 +24,7 @@ class LabelPosterior(Score):
     needs_reference = True
     needs_signal = LabelOdds
     signal_remedy = 'Pass signal="LabelOdds".'
+    judges_labels: Meaning | None = "probability"
     easy_end: End = "high"
 
     @override
@@ -43,6 +44,7 @@ class TimeAverage(Score):
 
     needs_signal = AveragedSignal
     signal_remedy = 'Pass signal="Margin", or use MeanLoss, which averages losses.'
+    judges_labels: Meaning | None = "average"
     easy_end: End = "high"
 
     @override

@@ -4,7 +4,7 @@ from torch import Tensor
 from typing_extensions import override
 
 from lightning_alignprune.functional.alignment import mean_trajectory
-from lightning_alignprune.scores.base import Gate, Score, TrajectoryScore
+from lightning_alignprune.scores.base import Gate, Meaning, Score, TrajectoryScore
 from lightning_alignprune.state.trajectories import LossTrajectories, TrajectoryView
 
 
@@ -41,6 +41,8 @@ class MeanLoss(TrajectoryScore):
         Cost O(N * window) per epoch end. ``window=None`` keeps a row of N values per epoch;
         ``dtype="float16"`` in the callback halves that.
     """
+
+    judges_labels: Meaning | None = "comparison"
 
     def __init__(self, window: int | None = None, gate: Gate = "none") -> None:
         super().__init__(window, gate, 1, "Use None for the whole history.")

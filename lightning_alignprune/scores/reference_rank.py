@@ -5,7 +5,7 @@ from torch import Tensor
 from typing_extensions import override
 
 from lightning_alignprune.functional.mixture import reference_rank
-from lightning_alignprune.scores.base import Gate, TrajectoryScore
+from lightning_alignprune.scores.base import Gate, Meaning, TrajectoryScore
 from lightning_alignprune.state.trajectories import LossTrajectories, TrajectoryView
 
 
@@ -33,6 +33,7 @@ class ReferenceRank(TrajectoryScore):
 
     needs_reference = True
     needs_reference_samples = True
+    judges_labels: Meaning | None = "comparison"
 
     def __init__(self, window: int | None = 10, gate: Gate = "reference") -> None:
         super().__init__(window, gate, 1, "Use None for the whole history.")

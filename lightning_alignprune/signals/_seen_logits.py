@@ -56,6 +56,20 @@ def seen_logits(step: TappedStep) -> SeenLogits:
     return SeenLogits(call.logits.detach(), labels, call.losses, is_valid)
 
 
+def label_notes(seen: SeenLogits, likings: Tensor) -> Tensor:
+    """Return a step's notes for the audit, as :meth:`Signal.label_notes` does.
+
+    Args:
+        seen: What was seen of the step.
+        likings: Shape (B, C), at least 0. How much speaks for each class; rows of any sum.
+    """
+    others = likings.scatter(1, seen.labels.unsqueeze(1), -1.0)
+    best = others.max(1)
+    support = (best.values / likings.sum(1)).nan_to_num(0.0).clamp(0, 1)
+    notes = torch.stack([seen.losses.float(), seen.labels.float(), best.indices.float(), support])
+    return torch.where(seen.is_valid, notes, torch.nan)
+
+
 class MapInUse:
     """The map that the reference has last been fitted with; at first the one that changes nothing.
 

@@ -35,6 +35,10 @@ class AveragedSignal(Signal):
         self._total: Tensor | None = None
         self._weight: Tensor | None = None
 
+    def label_quality(self, average: Tensor) -> Tensor:
+        """Turn averages into how right the labels look, in [0, 1]; 0.5 is undecided."""
+        return (-average).sigmoid()
+
     @property
     def is_informative(self) -> bool:
         """Whether what was recorded in the epoch that ends says anything."""

@@ -55,6 +55,20 @@ class Signal(ABC):
     def values(self, step: TappedStep) -> Tensor:
         """Return the values to record, shape (B,), float32, for the samples of the batch."""
 
+    def label_notes(self, step: TappedStep) -> Tensor | None:
+        """Return what the step says of its samples' labels, for the audit, or None if nothing.
+
+        Shape (4, B), float32: the plain loss, the given label, the class that speaks most for
+        itself among the others, and how much does, in [0, 1]. NaN for a sample without a label.
+        Asked for after :meth:`values` where the score judges labels; no host wait.
+        """
+        return None
+
+    @property
+    def noise_estimate(self) -> tuple[float, float] | None:
+        """Share of wrong labels and its standard error; None for a signal that estimates none."""
+        return None
+
     def close_epoch(self, row: Tensor, last: Tensor) -> Tensor:
         """Turn the epoch's raw row into the row to keep; both have shape (N,)."""
         return row

@@ -8,7 +8,7 @@ from torch import Tensor
 from typing_extensions import override
 
 from lightning_alignprune._checks import check_floats
-from lightning_alignprune.signals._seen_logits import MapInUse, seen_logits
+from lightning_alignprune.signals._seen_logits import MapInUse, label_notes, seen_logits
 from lightning_alignprune.signals.base import ReferenceSamples, Signal
 from lightning_alignprune.tap.tapped_step import TappedStep
 
@@ -66,6 +66,12 @@ class CalibratedLoss(Signal):
         # The step may run under autocast, in which the map would be applied in half precision.
         with torch.no_grad(), torch.autocast(seen.logits.device.type, enabled=False):
             return seen.marked(self._map.on(seen.logits).losses(seen.logits, seen.labels))
+
+    @override
+    def label_notes(self, step: TappedStep) -> Tensor:
+        seen = seen_logits(step)
+        with torch.no_grad(), torch.autocast(seen.logits.device.type, enabled=False):
+            return label_notes(seen, self._map.on(seen.logits).predictions(seen.logits))
 
     @override
     def follow_reference(self, samples: ReferenceSamples) -> ReferenceSamples:

@@ -7,7 +7,8 @@ from torch import Tensor
 from typing_extensions import override
 
 from lightning_alignprune._checks import check_bool, check_float
-from lightning_alignprune.signals.base import Signal
+from lightning_alignprune.signals._seen_logits import label_notes, seen_logits
+from lightning_alignprune.signals.base import NoLogitsError, Signal
 from lightning_alignprune.tap.tapped_step import TappedStep
 
 
@@ -31,6 +32,14 @@ class SampleLoss(Signal):
     @override
     def values(self, step: TappedStep) -> Tensor:
         return step.sample_losses()
+
+    @override
+    def label_notes(self, step: TappedStep) -> Tensor | None:
+        try:
+            seen = seen_logits(step)
+        except NoLogitsError:  # a loss of another kind says nothing of labels
+            return None
+        return label_notes(seen, seen.logits.float().softmax(1))
 
 
 class BatchLoss(Signal):

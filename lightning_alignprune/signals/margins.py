@@ -11,7 +11,7 @@ from typing_extensions import override
 from lightning_alignprune._checks import check_choice, check_floats
 from lightning_alignprune.functional.calibration import STRENGTHS
 from lightning_alignprune.signals._prediction_sums import PredictionSums
-from lightning_alignprune.signals._seen_logits import MapInUse, seen_logits
+from lightning_alignprune.signals._seen_logits import MapInUse, label_notes, seen_logits
 from lightning_alignprune.signals.averages import AveragedSignal
 from lightning_alignprune.signals.base import ReferenceSamples
 from lightning_alignprune.tap.tapped_step import TappedStep
@@ -69,22 +69,39 @@ class Margin(AveragedSignal):
         logits = seen.logits
         with torch.no_grad(), torch.autocast(logits.device.type, enabled=False):
             if self.correction == "class":
-                logits = self._debiased(logits, seen.is_valid)
-            elif self.correction == "calibration":
-                logits = self._map.on(logits).corrected(logits)
+                self._count(logits, seen.is_valid)
+            logits = self._corrected(logits)
             column = seen.labels.unsqueeze(1)
             own = logits.float().gather(1, column).squeeze(1)
             others = logits.float().scatter(1, column, -torch.inf).amax(1)
             return seen.marked(-torch.tanh((own - others) / 2))
 
-    def _debiased(self, logits: Tensor, is_valid: Tensor) -> Tensor:
-        found = logits.float().softmax(1)
-        self._sums.add(found.nan_to_num(0), (~is_valid).long(), 1)  # all valid ones in one group
-        if self._mean is None:
+    @override
+    def label_notes(self, step: TappedStep) -> Tensor:
+        seen = seen_logits(step)
+        with torch.no_grad(), torch.autocast(seen.logits.device.type, enabled=False):
+            return label_notes(seen, self._corrected(seen.logits).float().softmax(1))
+
+    @override
+    def label_quality(self, average: Tensor) -> Tensor:
+        return (1 - average) / 2
+
+    def _corrected(self, logits: Tensor) -> Tensor:
+        if self.correction == "calibration":
+            return self._map.on(logits).corrected(logits)
+        if self.correction == "none" or self._mean is None:
             return logits
-        if self._mean.device != found.device:
-            self._mean = self._mean.to(found.device)
-        relative = found / self._mean.clamp_min(_LEAST)
+        return self._debiased(logits, self._mean)
+
+    def _count(self, logits: Tensor, is_valid: Tensor) -> None:
+        found = logits.float().softmax(1).nan_to_num(0)
+        self._sums.add(found, (~is_valid).long(), 1)  # all valid ones in one group
+
+    def _debiased(self, logits: Tensor, mean: Tensor) -> Tensor:
+        found = logits.float().softmax(1)
+        if mean.device != found.device:
+            self._mean = mean = mean.to(found.device)
+        relative = found / mean.clamp_min(_LEAST)
         return F.normalize(relative, p=1, dim=1).clamp_min(_LEAST).log()
 
     @override
@@ -140,3 +157,12 @@ class WrongEvents(AveragedSignal):
     def values(self, step: TappedStep) -> Tensor:
         seen = seen_logits(step)
         return seen.marked((seen.logits.argmax(1) != seen.labels).float())
+
+    @override
+    def label_notes(self, step: TappedStep) -> Tensor:
+        seen = seen_logits(step)
+        return label_notes(seen, seen.logits.float().softmax(1))
+
+    @override
+    def label_quality(self, average: Tensor) -> Tensor:
+        return 1 - average

@@ -45,10 +45,14 @@ class Decision:
         """Train everything, with weight 1, instead of a selection that nothing can be drawn of."""
         self.selection, self.is_fallback = None, True
 
+    def num_kept(self, shard: Shard) -> int:
+        """How many samples of all shards the epoch is to train on."""
+        return shard.num_samples if self.selection is None else sum(self.counts)
+
     def metrics(self, shard: Shard) -> dict[str, float | Tensor]:
         """Return what is worth logging about it; with several shards one collective."""
         is_all = self.selection is None
-        num_kept = shard.num_samples if is_all else sum(self.counts)
+        num_kept = self.num_kept(shard)
         values: dict[str, float | Tensor] = {
             "kept_fraction": num_kept / shard.num_samples,
             "num_kept": float(num_kept),

@@ -111,39 +111,49 @@ class RankExchange:
         torch.distributed.all_gather_object(every, by_rank)
         return {rank: value for entries in every for rank, value in entries.items()}
 
-    def running(self, running: Tensor, sampler: PrunedSampler | None) -> Tensor:
-        """Return the running row as it is to be kept here: merged, unless shards are fixed."""
+    def running(
+        self, losses: Tensor, notes: Tensor | None, sampler: PrunedSampler | None
+    ) -> tuple[Tensor, Tensor | None]:
+        """Return the running rows as they are to be kept here: merged, unless shards are fixed."""
         # Every rank has recorded something or none has, so all skip the collectives alike.
         if self.num_ranks == 1 or self._is_fixed or not self.has_news or sampler is None:
-            return running
-        return self.merged(running, sampler.order, sampler.num_replicas > 1)
+            return losses, notes
+        return self.merged(losses, sampler.order, sampler.num_replicas > 1, notes)
 
-    def merged(self, running: Tensor, order: Tensor, is_sharded: bool) -> Tensor:
-        """Return the running row with the losses of all ranks: two collectives.
+    def merged(
+        self, losses: Tensor, order: Tensor, is_sharded: bool, notes: Tensor | None = None
+    ) -> tuple[Tensor, Tensor | None]:
+        """Return the running rows with what all ranks have recorded: two collectives.
 
         Indices travel as int64: in a float tensor they would round above 2**24.
 
         Args:
-            running: Shape (N,), this rank's losses, NaN where not seen.
+            losses: Shape (N,), this rank's losses, NaN where not seen.
             order: Shape (L,), int64, the samples of this rank's epoch; L is the same on all ranks.
             is_sharded: Whether each rank trains its own shard. Without sharding all train the same
-                samples, and their losses are averaged so that all decide the same.
+                samples; their losses are averaged and the first rank's notes taken, so that all
+                decide the same.
+            notes: Shape (K, N), float32, this rank's notes, likewise, or None.
 
         Returns:
-            Shape (N,), on the device of ``running``.
+            Both, on the device of the losses.
         """
         device = self._strategy.root_device
-        indices = order.to(running.device)
-        losses = running[indices]
-        every_loss = self._strategy.all_gather(losses.to(device)).to(running.device)
-        every_index = self._strategy.all_gather(indices.to(device)).to(running.device)
-        if not is_sharded:
-            every_loss, every_index = every_loss.nanmean(0), indices
-        every_loss, every_index = every_loss.flatten(), every_index.flatten()
-        observed = ~every_loss.isnan()
-        merged = running.clone()
-        merged[every_index[observed]] = every_loss[observed]
-        return merged
+        indices = order.to(losses.device)
+        own = losses[indices].unsqueeze(0)
+        if notes is not None:
+            own = torch.cat([own, notes[:, indices]])
+        every = self._strategy.all_gather(own.to(device)).to(losses.device)  # (R, 1 + K, L)
+        every_index = self._strategy.all_gather(indices.to(device)).to(losses.device)
+        if is_sharded:
+            every, index = every.movedim(1, 0).flatten(1), every_index.flatten()
+        else:
+            every, index = torch.cat([every[:, :1].nanmean(0), every[0, 1:]]), indices
+        rows = [losses.clone(), *([] if notes is None else notes.clone())]
+        for row, values in zip(rows, every, strict=True):
+            observed = ~values.isnan()
+            row[index[observed]] = values[observed]
+        return rows[0], None if notes is None else torch.stack(rows[1:])
 
     def layout(self) -> dict[str, Any]:
         """Say how the samples are dealt out, for the checkpoint."""

@@ -375,10 +375,113 @@ def test_the_yaml_of_the_migration_note_is_read(capsys: pytest.CaptureFixture[st
     assert data["loading"]["batch_size"] == 64
 
 
-def test_alignprune_without_a_data_module_says_so(capsys: pytest.CaptureFixture[str]) -> None:
-    with pytest.raises(SystemExit):
-        main(["fit", *QUIET])
-    assert "data" in capsys.readouterr().err
+CIFAR = "fit --data CIFAR10DataModule"
+
+
+@pytest.mark.parametrize(
+    ("line", "expected"),
+    [
+        (
+            f"{CIFAR} --pruning robst",
+            "--pruning: expected false, infobatch, seta, bls, alignprune, robust, or arguments of "
+            "DynamicPruningCallback, got 'robst'. Did you mean 'robust'?",
+        ),
+        (
+            f"{CIFAR} --pruning.score DynamicAlignment --pruning.score.windw 3",
+            "--pruning.score.windw: 'windw' is not accepted by DynamicAlignment. "
+            "Did you mean 'window'?",
+        ),
+        (
+            f"{CIFAR} --pruning.score.window abc",
+            "--pruning.score.window: expected int or null, got 'abc'.",
+        ),
+        (
+            f"{CIFAR} --pruning.score.window 2",
+            "DynamicAlignment: expected window in [4, inf), got 2. A window shorter than "
+            "min_observations defines no score. Use None for the whole history.",
+        ),
+        (
+            f"{CIFAR} --pruning.schedule.finish ful",
+            "--pruning.schedule.finish: expected one of 'full', 'partial', 'selected' or null, "
+            "got 'ful'. Did you mean 'full'?",
+        ),
+        (
+            f"{CIFAR} --data.noise.knd pairflip",
+            "--data.noise.knd: 'knd' is not accepted by LabelNoise. Did you mean 'kind'?",
+        ),
+        (
+            f"{CIFAR} --data.nois.kind pairflip",
+            "--data.nois.kind: 'nois' is not accepted by CIFAR10DataModule. Did you mean 'noise'?",
+        ),
+        (
+            f"{CIFAR} --model.netwrk mlp3",
+            "--model.netwrk: there is no such option. Did you mean '--model.network'?",
+        ),
+        (
+            f"{CIFAR} --trainer.callbacks EarlyStoping",
+            "--trainer.callbacks: there is no class 'EarlyStoping'. Did you mean 'EarlyStopping'?",
+        ),
+        ("fit --data my.Data", "--data: 'my.Data' cannot be imported: No module named 'my'."),
+        ("fi --data CIFAR10DataModule", "got 'fi'. Did you mean 'fit'?"),
+        ("predict", "expected one of fit, validate, test, noise, audit, report, got 'predict'."),
+        ("noise --knd pairflip", "--knd: there is no such option. Did you mean '--kind'?"),
+        (f"{CIFAR} --config none.yaml", "--config: File does not exist: '{here}/none.yaml'"),
+    ],
+)
+def test_an_error_ends_with_one_line_and_the_closest_names(line, expected, tmp_path, capsys):
+    assert errors_of(line.split(), capsys)[-1].endswith(expected.format(here=tmp_path))
+
+
+def errors_of(args: list[str], capsys) -> list[str]:
+    """What a refused command line leaves on the screen: few lines, the last one says it."""
+    with pytest.raises(SystemExit) as stop:
+        main(args)
+    lines = capsys.readouterr().err.splitlines()
+    if isinstance(stop.value.code, str):  # what Python prints
+        lines += stop.value.code.splitlines()
+    assert stop.value.code != 0
+    assert lines[-1].startswith("error: ")
+    assert not any("Namespace" in line or "[--" in line for line in lines)
+    return lines
+
+
+def test_a_misspelt_data_module_and_none_at_all(capsys: pytest.CaptureFixture[str]) -> None:
+    misspelt = errors_of(["fit", "--data", "ImageFoldrDataModule"], capsys)[-1]
+    assert "there is no class 'ImageFoldrDataModule'. Did you mean 'ImageFolderDataModule'" in (
+        misspelt
+    )
+    for args in (["fit"], ["fit", "--data.data_dir", "here"]):
+        missing = errors_of(args, capsys)[-1]
+        assert "--data" in missing
+        assert "CIFAR10DataModule" in missing
+
+
+@pytest.mark.parametrize("text", ["model: {netwrk: mlp3}", "pruning: {score: {init_args: 3}}"])
+def test_an_error_in_a_yaml_file_is_one_line_too(text, capsys) -> None:
+    Path("run.yaml").write_text(f"data: CIFAR10DataModule\n{text}\n")
+    errors_of(["fit", "--config", "run.yaml"], capsys)
+
+
+def test_a_misspelt_network_names_the_closest(capsys: pytest.CaptureFixture[str]) -> None:
+    jpeg_archive(Path("images.npz"), num_train=40)
+    data = ["--data=CIFAR10DataModule", "--data.jpeg_archive=images.npz"]
+    last = errors_of(["fit", *data, "--model.network=resnt18", *QUIET], capsys)[-1]
+    assert "got 'resnt18'. Did you mean 'resnet18'" in last
+
+
+def test_data_that_are_not_there_are_one_line(capsys: pytest.CaptureFixture[str]) -> None:
+    args = [*CIFAR.split(), *QUIET, "--trainer.max_epochs=1", "--data.data_dir=nowhere"]
+    last = errors_of(args, capsys)[-1]
+    assert "expected the folder cifar-10-batches-py" in last
+
+
+def test_what_is_no_refusal_keeps_its_traceback(monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(self: object, stage: str) -> None:
+        raise ValueError("a fault of the program")
+
+    monkeypatch.setattr(console.NoisyLabelDataModule, "setup", broken)
+    with pytest.raises(ValueError, match="a fault of the program"):
+        main([*CIFAR.split(), *QUIET, "--trainer.fast_dev_run=true"])
 
 
 @pytest.mark.parametrize("args", [["--help"], ["fit", "--help"], ["noise", "--help"]])
@@ -387,7 +490,8 @@ def test_help_is_printed(args: list[str], capsys: pytest.CaptureFixture[str]) ->
         main(args)
     assert stop.value.code == 0
     text = capsys.readouterr().out
-    assert {"--help": "alignprune noise", "fit": "--pruning", "noise": "--rate"}[args[0]] in text
+    listed = {"--help": "    noise ", "fit": "--pruning", "noise": "--rate"}
+    assert listed[args[0]] in text
 
 
 @pytest.mark.parametrize(

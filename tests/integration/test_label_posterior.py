@@ -29,7 +29,10 @@ from tests.seeds import SEEDS, enough
 
 @cache
 def watched_digits(seed, noise, kind="pair", epochs=6):
-    """Train on all of 1,000 digits; return estimated and true share, and both labels' scores."""
+    """Train on all of 1,000 digits.
+
+    Returns estimated and true share, the labels' scores and which are wrong, the audit, the truth.
+    """
     x, y = digits()
     generator = torch.Generator().manual_seed(seed)
     order = torch.randperm(len(y), generator=generator)
@@ -45,14 +48,15 @@ def watched_digits(seed, noise, kind="pair", epochs=6):
     trainer = make_trainer(callback, max_epochs=epochs)
     trainer.fit(Digits(), DataLoader(TensorDataset(x[:1000], labels), 64, shuffle=True))
     scores = callback.score.compute(callback.trajectories)
-    return callback.signal.noise_share, float(is_wrong.float().mean()), scores, is_wrong
+    share, true = callback.signal.noise_share, float(is_wrong.float().mean())
+    return share, true, scores, is_wrong, callback.label_issues(), y[:1000]
 
 
 @pytest.mark.trained
 @pytest.mark.parametrize(("kind", "least"), [("pair", 0.9), ("uniform", 0.75)])
 def test_wrong_labels_are_found_within_six_epochs(kind, least):
     def is_found(seed):
-        estimated, true, scores, is_wrong = watched_digits(seed, 0.4, kind)
+        estimated, true, scores, is_wrong, *_ = watched_digits(seed, 0.4, kind)
         cut = scores < 0.5
         is_near = abs(estimated - true) < 0.1
         return (

@@ -93,9 +93,9 @@ def test_stops_resumes_and_reports(
         assert 0 <= result["accuracy_best_reference"] <= 100
         is_scored = result["config"]["method"] not in ("full", "oracle")
         if result["config"]["noise"] == "clean":
-            assert result["wrong_kept"] is result["auroc"] is None
+            assert result["wrong_among_kept"] is result["auroc"] is None
         elif result["config"]["method"] == "oracle":
-            assert (result["wrong_kept"], result["right_kept"]) == (0, 1)
+            assert (result["wrong_among_kept"], result["right_kept"]) == (0, 1)
             assert result["passes"] == pytest.approx(1 - result["noise_rate"] / 2)
         # Two epochs are too few for an alignment score.
         elif is_scored and "alignprune" not in result["config"]["method"]:

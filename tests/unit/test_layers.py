@@ -65,9 +65,9 @@ def test_what_knows_no_trainer_imports_only_its_like(name):
 
 @pytest.mark.parametrize("path", [p for p in FILES if room(p) in PURE], ids=named)
 def test_the_pure_rooms_import_torch_only(path):
-    allowed = {"torch", "numpy", "collections", "dataclasses", "typing", "math", "numbers"}
+    standard = {"collections", "dataclasses", "difflib", "math", "numbers", "typing"}
     outside = {name.split(".")[0] for name in imported(path)} - {PACKAGE}
-    assert outside <= allowed
+    assert outside <= {"torch", "numpy", *standard}
 
 
 @pytest.mark.parametrize("path", [p for p in FILES if room(p) in TRAINERLESS], ids=named)

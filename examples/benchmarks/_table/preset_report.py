@@ -29,7 +29,7 @@ def preset_table(columns: list[Column]) -> str:
         ("*passes of the preset*", *(_mean(column, "passes", 2) for column in columns)),
         ("*its part of the oracle's gain over full*", *(_part_of_gain(c) for c in columns)),
         ("*AUROC of its score*", *(_mean(column, "auroc", 2) for column in columns)),
-        ("*wrong labels kept*", *(_percent(column, "wrong_kept") for column in columns)),
+        ("*wrong among kept*", *(_percent(column, "wrong_among_kept") for column in columns)),
         ("*right labels kept*", *(_percent(column, "right_kept") for column in columns)),
     ]
     header = ("", *(title for title, _, _ in columns))

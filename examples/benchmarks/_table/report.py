@@ -17,7 +17,7 @@ HEADER: Row = (
     "passes",
     "seconds",
     "AUROC",
-    "wrong labels kept",
+    "wrong among kept",
     "right labels kept",
     "paper",
 )
@@ -64,7 +64,7 @@ def _row(task: Task, noise: str, method: str, runs: list[Result]) -> Row:
         _mean(column("passes"), 2),
         _median(column("seconds")),
         mean_and_sd(column("auroc"), 2),
-        _mean(column("wrong_kept"), 0, 100) + (" %" if runs[0]["noise_rate"] else ""),
+        _mean(column("wrong_among_kept"), 0, 100) + (" %" if runs[0]["noise_rate"] else ""),
         _mean(column("right_kept"), 0, 100) + " %",
         NONE if paper is None else f"{paper:.1f}",
     )

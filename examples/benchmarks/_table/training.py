@@ -105,14 +105,12 @@ class Measure(pl.Callback):
             "passes": self.num_trained / (epochs * len(is_wrong)),
             "noise_rate": num_wrong / len(is_wrong),
             "auroc": None,
-            "wrong_kept": None,
             "right_kept": None,
             "wrong_among_kept": None,
         }
         kept = torch.ones_like(is_wrong) if self.kept is None else self.kept
         values["right_kept"] = (kept & ~is_wrong).sum().item() / (len(is_wrong) - num_wrong)
         if num_wrong:
-            values["wrong_kept"] = (kept & is_wrong).sum().item() / num_wrong
             values["wrong_among_kept"] = is_wrong[kept].float().mean().item()
         if num_wrong and self.scores is not None and method not in WITHOUT_SCORE:
             defined = ~self.scores.isnan()

@@ -61,12 +61,32 @@ def test_a_network_without_a_linear_head_is_refused() -> None:
 
 def test_names_build_networks_and_unknown_ones_are_listed() -> None:
     assert network_by_name("torchvision/resnet18", 5).fc.out_features == 5
-    with pytest.raises(ValueError, match=r"one of cifar_resnet18, small_cnn, mlp3 or torchvision/"):
-        network_by_name("resnet18", 5)
+    with pytest.raises(ValueError, match=r"mlp3, timm/<name> or torchvision/<name>, got 'resnt18'"):
+        network_by_name("resnt18", 5)
     with pytest.raises(ValueError, match=r"one of torchvision's, got 'resnet19'"):
         network_by_name("torchvision/resnet19", 5)
     with pytest.raises(ValueError, match="pretrained off for 'mlp3'"):
         network_by_name("mlp3", 5, pretrained=True)
+
+
+def test_a_name_alone_is_looked_for_in_the_libraries() -> None:
+    assert network_by_name("swin_t", 5).head.out_features == 5
+
+
+def test_timm_networks_get_a_head_of_their_own() -> None:
+    pytest.importorskip("timm")
+    with torch.device("meta"):
+        network = network_by_name("timm/inception_resnet_v2", 50)
+        assert network.classif.out_features == 50
+        assert type(network_by_name("resnet18", 5)).__module__.startswith("timm.")
+    with pytest.raises(ValueError, match=r"one of timm's, got 'resnt18'. Did you mean 'resnet18'"):
+        network_by_name("timm/resnt18", 5)
+
+
+def test_without_timm_the_install_command_is_given(monkeypatch) -> None:
+    monkeypatch.setitem(sys.modules, "timm", None)
+    with pytest.raises(ModuleNotFoundError, match=r"lightning-alignprune\[timm\]"):
+        network_by_name("timm/inception_resnet_v2", 50)
 
 
 @pytest.mark.parametrize("make", [cifar_resnet18, small_cnn, mlp3])
