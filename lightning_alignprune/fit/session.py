@@ -207,6 +207,8 @@ class FitSession:
         access.refresh_epoch_length(trainer)
         if self.sampler.has_fallen_back:  # seen from what a user's sampler draws
             decision.fall_back()
+            if self.pruner.samples is not None:
+                self.pruner.samples.follow(decision.epoch, None)
             values = decision.metrics(self.pruner.shard)
             access.correct_logged(trainer, {f"pruning/{k}": v for k, v in values.items()})
         if self._holds_length:
