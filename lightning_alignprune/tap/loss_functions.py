@@ -38,7 +38,8 @@ LOSS_FUNCTIONS: dict[Any, dict[str, Any]] = {
     for func in _FUNCTIONS
 }
 #: Those of the user's own among them.
-REGISTERED: set[Any] = set()
+# A dict, as dynamo of torch 2.6 cannot look up a user's function in a set.
+REGISTERED: dict[Any, None] = {}
 _WITH_IGNORE_INDEX = (F.cross_entropy, F.nll_loss)
 # Their `weight` is a weight of elements whose sum divides the mean; Huber's mean is over elements.
 _DIVIDED_BY_ELEMENT_WEIGHT = (F.mse_loss, F.l1_loss)

@@ -81,7 +81,7 @@ def _dispatching(loss: Callable[..., Any], defaults: dict[str, Any]) -> Callable
         return loss(*args, **kwargs)
 
     LOSS_FUNCTIONS[dispatched] = defaults
-    REGISTERED.add(dispatched)
+    REGISTERED[dispatched] = None
     return dispatched
 
 

@@ -57,6 +57,7 @@ def run(*callbacks, **kwargs):
     }
 
 
+@pytest.mark.filterwarnings("ignore:The loaded checkpoint was produced with Lightning")
 @pytest.mark.filterwarnings("ignore:You're resuming from a checkpoint that ended before the epoch")
 def test_an_old_checkpoint_goes_on_as_it_would_have():
     expected = torch.load(DATA / EXPECTED, weights_only=True)

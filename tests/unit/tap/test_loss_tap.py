@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from lightning_alignprune import register_loss
 from lightning_alignprune.tap import loss_tap
 from lightning_alignprune.tap.loss_tap import LossTap
 from lightning_alignprune.tap.tapped_step import (
@@ -266,6 +267,11 @@ def token_step(logits, y):
 def weighted_l1_step(logits, y):
     kwargs = {"weight": (y[..., None] + 1.0).expand_as(logits)} if L1_HAS_WEIGHT else {}
     return F.l1_loss(logits, torch.zeros_like(logits), **kwargs)
+
+
+@register_loss  # that there is one must not break a compiled step's graph
+def unused_loss(inputs, targets, reduction="mean"):
+    raise NotImplementedError
 
 
 @pytest.mark.parametrize("backend", ["eager", "aot_eager"])
