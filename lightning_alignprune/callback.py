@@ -47,6 +47,7 @@ from lightning_alignprune.signals import SIGNALS, BatchLoss, Signal
 from lightning_alignprune.state import LossTrajectories, StorageDtype
 from lightning_alignprune.state.trusted import TrustedSamples
 from lightning_alignprune.trainer_access.errors import OWNER
+from lightning_alignprune.trainer_access.internals import show_in_bar
 from lightning_alignprune.trainer_access.ranks import Partition
 
 
@@ -508,8 +509,9 @@ class DynamicPruningCallback(Callback):
 
     @override
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Begin an epoch of steps."""
+        """Begin an epoch of steps; the bar shows its share, while loggers get the next epoch's."""
         self._running().start_epoch()
+        show_in_bar(trainer, "pruning/kept_fraction", self._started().kept_fraction)
 
     # ---- the batch path ---------------------------------------------------------------------
 
@@ -519,9 +521,6 @@ class DynamicPruningCallback(Callback):
     ) -> None:
         """Tell the tap which samples the batch holds and what they weigh."""
         self._running().before_batch(batch_idx)
-        if batch_idx == 0:  # for the bar, which shows the epoch's own share; loggers get the next's
-            share = self._started().kept_fraction
-            pl_module.log("pruning/kept_fraction", share, prog_bar=True, logger=False)
 
     @override
     def on_train_batch_end(

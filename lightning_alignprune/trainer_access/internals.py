@@ -234,6 +234,14 @@ def forget_unfinished_last_batch(trainer: Trainer) -> None:
         trainer.fit_loop.epoch_loop.batch_progress.is_last_batch = False
 
 
+def show_in_bar(trainer: Trainer, name: str, value: float) -> None:
+    """Show a number in the progress bar until another takes its place.
+
+    What ``log`` shows there is read back from the device after every step.
+    """
+    trainer.progress_bar_metrics[name] = value
+
+
 def correct_logged(trainer: Trainer, values: dict[str, Any]) -> None:
     """Put values in the place of those logged at the end of the epoch before.
 

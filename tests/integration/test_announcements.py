@@ -5,6 +5,8 @@ import re
 
 import lightning.pytorch as pl
 import pytest
+import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.data import DataLoader
 
 from lightning_alignprune import (
@@ -139,3 +141,26 @@ def test_the_bar_shows_the_epochs_own_share():
     assert min(own) < 0.9
     assert bar.within == pytest.approx(own)
     assert bar.at_end == pytest.approx(own)
+
+
+def test_the_bar_costs_no_read_of_the_device_in_a_step():
+    reads = []
+
+    class Count(TorchDispatchMode):
+        def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+            if func is torch.ops.aten._local_scalar_dense.default:
+                reads.append(func)
+            return func(*args, **(kwargs or {}))
+
+    class Watch(pl.Callback):
+        def on_train_batch_start(self, trainer, module, batch, batch_idx):
+            if trainer.current_epoch == 1 and batch_idx == 1:
+                self.mode = Count().__enter__()
+
+        def on_train_batch_end(self, trainer, module, outputs, batch, batch_idx):
+            if trainer.current_epoch == 1 and batch_idx == 3:
+                self.mode.__exit__(None, None, None)
+
+    trainer = make_trainer(DynamicPruningCallback.infobatch(), Watch(), max_epochs=3)
+    trainer.fit(TinyModule(), DataLoader(make_data(64), 8))
+    assert not reads
