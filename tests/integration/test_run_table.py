@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from torch import nn
 
 from tests.seeds import enough, successes
@@ -165,6 +166,51 @@ def test_images_with_human_labels(
     results = [json.loads(path.read_text()) for path in (tmp_path / "out").glob("*.json")]
     assert len(results) == 2 * len(cifar.noises)
     assert all(result["noise_rate"] > 0.2 for result in results)
+
+
+def write_fashion(folder: Path, part: str, labels: np.ndarray[Any, Any]) -> None:
+    """Write images and labels in the official idx format."""
+    raw = folder / "FashionMNIST" / "raw"
+    raw.mkdir(parents=True, exist_ok=True)
+    count = len(labels)
+    images = np.arange(count * 784, dtype=np.int64).astype(np.uint8)
+    header = np.array([0x803, count, 28, 28], dtype=">i4").tobytes()
+    (raw / f"{part}-images-idx3-ubyte").write_bytes(header + images.tobytes())
+    header = np.array([0x801, count], dtype=">i4").tobytes()
+    (raw / f"{part}-labels-idx1-ubyte").write_bytes(header + labels.astype(np.uint8).tobytes())
+
+
+def test_clothes_with_a_rate_that_moves(
+    table: Any, task: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    fashion = importlib.import_module("_table.tasks").FASHION
+    write_fashion(tmp_path, "train", np.arange(60) % 10)
+    write_fashion(tmp_path, "t10k", np.arange(20) % 10)
+    recipe = dataclasses.replace(fashion.recipe, epochs=2, reference_size=10, train_size=40)
+    monkeypatch.setattr(table, "TASKS", {"fashion": dataclasses.replace(fashion, recipe=recipe)})
+    grid = ("--seeds", "0", "--methods", "full", "--noises", "look-alikes 0.4", "clean")
+    table.main(["fashion", "--data", str(tmp_path), "--out", str(tmp_path / "out"), *grid])
+    results = [json.loads(path.read_text()) for path in (tmp_path / "out").glob("*.json")]
+    assert sorted(result["noise_rate"] > 0 for result in results) == [False, True]
+    assert all(result["config"]["recipe"]["schedule"] == "one_cycle" for result in results)
+
+
+def test_clothes_are_taken_for_their_like_and_shifted(table: Any) -> None:
+    tasks = importlib.import_module("_table.tasks")
+    clean = torch.arange(10).repeat(100)
+    labels, is_wrong = tasks.LookAlikes(tasks._SIMILAR_CLOTHES, 0.4, seed=3).apply(clean, 10)
+    assert 300 < is_wrong.sum() < 500
+    others = torch.tensor(tasks._SIMILAR_CLOTHES)
+    assert torch.equal(labels[is_wrong], others[clean[is_wrong]])
+    images = torch.zeros(64, 1, 28, 28, dtype=torch.uint8)
+    images[:, 0, 10, 12] = 255
+    moved = tasks._shift_and_flip(images)
+    assert moved.shape == images.shape
+    assert moved.dtype == images.dtype
+    places = (moved == 255).nonzero()
+    assert len(places) == 64
+    assert set(places[:, 2].tolist()) == {8, 9, 10, 11, 12}
+    assert set(places[:, 3].tolist()) == {*range(10, 15), *range(13, 18)}
 
 
 def test_the_tables_of_the_pages_are_those_of_the_committed_runs(

@@ -4,16 +4,20 @@ import dataclasses
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
+from torch.nn.functional import pad
 from torch.utils.data import Dataset
+from torchvision.datasets import FashionMNIST
 from torchvision.transforms import v2
 
 from lightning_alignprune.data import CIFAR10DataModule, LabelNoise, NewsDataModule, Split
 from lightning_alignprune.data.splits import hold_out, subset
+from lightning_alignprune.functional.draws import draw_seed
 from lightning_alignprune.models import mlp3, small_cnn
+from lightning_alignprune.models.optimisation import ScheduleName
 
 Transform = Callable[[Tensor], Tensor]
 
@@ -50,6 +54,14 @@ class Recipe:
     precision: str = "32-true"
     reference_size: int = 1000
     train_size: int | None = None
+    schedule: ScheduleName = "constant"
+
+
+class Noise(Protocol):
+    """Anything that lays wrong labels over a training set, as `LabelNoise` does."""
+
+    def apply(self, clean: Tensor, num_classes: int) -> tuple[Tensor, Tensor]:
+        """Return the labels to train on, (N,), and the mask of the wrong ones, (N,)."""
 
 
 @dataclass(frozen=True)
@@ -70,7 +82,7 @@ class Task:
     name: str
     num_classes: int
     recipe: Recipe
-    noises: dict[str, Callable[[int, Path], LabelNoise]]
+    noises: dict[str, Callable[[int, Path], Noise]]
     load: Callable[[Path], Pool]
     network: Callable[[], nn.Module]
     tuning: tuple[int, str]
@@ -125,7 +137,7 @@ class Parts:
     test: Batches
 
 
-def parts_of(task: Task, pool: Pool, recipe: Recipe, noise: LabelNoise, seed: int) -> Parts:
+def parts_of(task: Task, pool: Pool, recipe: Recipe, noise: Noise, seed: int) -> Parts:
     """Lay the noise over the training part, then hold the reference out with its true labels."""
     noisy, is_wrong = noise.apply(pool.labels, task.num_classes)
     reference, _, rest = hold_out(
@@ -273,4 +285,85 @@ CIFAR10N_AUGMENTED = dataclasses.replace(
     ),
 )
 
-TASKS = {task.name: task for task in (NEWS, CIFAR10N, CIFAR10N_AUGMENTED)}
+
+@dataclass(frozen=True)
+class LookAlikes:
+    """Give samples the label of the class that people take theirs for.
+
+    Args:
+        others: For each class the one it is taken for.
+        rate: Share of the labels, in [0, 1].
+        seed: Seed of the draw.
+    """
+
+    others: Sequence[int]
+    rate: float
+    seed: int
+
+    def apply(self, clean: Tensor, num_classes: int) -> tuple[Tensor, Tensor]:
+        generator = torch.Generator().manual_seed(draw_seed(self.seed, 0))
+        is_drawn = torch.rand(len(clean), generator=generator) < self.rate
+        labels = torch.where(is_drawn, torch.tensor(self.others)[clean], clean)
+        return labels, labels != clean
+
+
+# T-shirt and shirt, trousers and dress, pullover and coat, sandal and sneaker, bag and boot.
+_SIMILAR_CLOTHES = (6, 3, 4, 0, 2, 7, 0, 9, 8, 7)
+
+
+def load_fashion(data_dir: Path) -> Pool:
+    """Read the official files by torchvision's data set."""
+    train, test = (FashionMNIST(str(data_dir), train=part) for part in (True, False))
+    return Pool(train.data.unsqueeze(1), train.targets, test.data.unsqueeze(1), test.targets)
+
+
+def _standardised(images: Tensor) -> Tensor:
+    return images.float().div(255).sub(0.286).div(0.353)
+
+
+def _shift_and_flip(images: Tensor) -> Tensor:
+    """Shift each image by up to two pixels and mirror half of them."""
+    count, _, height, width = images.shape
+    images = torch.where((torch.rand(count) < 0.5).view(-1, 1, 1, 1), images.flip(3), images)
+    rows = torch.randint(0, 5, (count, 1)) + torch.arange(height)
+    columns = torch.randint(0, 5, (count, 1)) + torch.arange(width)
+    padded, each = pad(images, (2, 2, 2, 2)), torch.arange(count).view(-1, 1, 1)
+    return padded[each, 0, rows.unsqueeze(2), columns.unsqueeze(1)].unsqueeze(1)
+
+
+def _fashion_cnn() -> nn.Module:
+    layers: list[nn.Module] = []
+    for into, out, stride in ((1, 24, 2), (24, 48, 2), (48, 48, 1), (48, 96, 2)):
+        convolution = nn.Conv2d(into, out, 3, stride, padding=1, bias=False)
+        layers += [convolution, nn.BatchNorm2d(out), nn.ReLU(inplace=True)]
+    network = nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(96, 10))
+    return network.to(memory_format=torch.channels_last)
+
+
+FASHION = Task(
+    name="fashion",
+    num_classes=10,
+    recipe=Recipe(
+        epochs=30,
+        batch_size=128,
+        learning_rate=0.2,
+        weight_decay=5e-4,
+        reference_size=500,
+        train_size=10_000,
+        schedule="one_cycle",
+    ),
+    noises={
+        "pairflip 0.4": _drawn("pairflip", 0.4),
+        "symmetric 0.5": _drawn("symmetric_uniform", 0.5),
+        "look-alikes 0.4": lambda seed, _: LookAlikes(_SIMILAR_CLOTHES, 0.4, seed),
+        "symmetric 0.2": _drawn("symmetric_uniform", 0.2),
+        "clean": _clean,
+    },
+    load=load_fashion,
+    network=_fashion_cnn,
+    tuning=(100, "pairflip 0.4"),
+    transform=_standardised,
+    augmentation=_shift_and_flip,
+)
+
+TASKS = {task.name: task for task in (NEWS, FASHION, CIFAR10N, CIFAR10N_AUGMENTED)}

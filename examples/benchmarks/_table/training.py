@@ -143,7 +143,7 @@ def train(
             weight_decay=recipe.weight_decay,
             momentum=recipe.momentum,
         ),
-        schedule=ScheduleConfig("constant"),
+        schedule=ScheduleConfig(recipe.schedule),
     )
     pruning = ALL_METHODS[method][1](parts)
     measure = Measure(parts, pruning, bar)
