@@ -513,7 +513,13 @@ class TokensByHand(Tokens):
 seen: list[torch.Tensor] = []
 
 
-@pytest.mark.parametrize("compiled", [False, True])
+# torch 2.6 raises a TypeError where a compiled step gives back views of fixed shapes.
+gives_back_views = pytest.mark.skipif(
+    torch.__version__.startswith("2.6."), reason="_functionalize_apply_view_metas in torch 2.6"
+)
+
+
+@pytest.mark.parametrize("compiled", [False, pytest.param(True, marks=gives_back_views)])
 def test_token_losses_are_recorded_and_weighted_by_sample(compiled):
     seen.clear()
     by_hand = fit(TokensByHand())
