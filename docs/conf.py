@@ -4,6 +4,7 @@ from importlib.metadata import version as _version
 
 project = "lightning-alignprune"
 author = "The lightning-alignprune developers"
+project_copyright = author
 release = _version("lightning-alignprune")
 
 extensions = [
