@@ -4,6 +4,7 @@ from importlib.metadata import version as _version
 
 project = "lightning-alignprune"
 author = "The lightning-alignprune developers"
+project_copyright = author
 release = _version("lightning-alignprune")
 
 extensions = [
@@ -12,8 +13,9 @@ extensions = [
     "sphinx.ext.autosummary",
     "sphinx.ext.mathjax",
     "sphinx.ext.napoleon",
+    "sphinx.ext.viewcode",
 ]
-myst_enable_extensions = ["colon_fence", "dollarmath"]
+myst_enable_extensions = ["attrs_block", "colon_fence", "deflist", "dollarmath"]
 myst_heading_anchors = 3
 exclude_patterns = ["_build"]
 

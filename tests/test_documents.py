@@ -4,6 +4,7 @@ What a reader has already (``module``, ``datamodule``, ``clean_loader``, ...) is
 and real. Only sizes change: a Trainer of a page runs a few epochs, quietly, on the CPU.
 """
 
+import importlib
 import re
 import sys
 from pathlib import Path
@@ -14,7 +15,8 @@ import pytest
 import yaml
 from torch.utils.data import DataLoader
 
-import lightning_alignprune.cli  # noqa: F401  # before a small Trainer is what it imports
+import lightning_alignprune
+import lightning_alignprune.cli  # before a small Trainer is what it imports
 from tests.conftest import TinyModule, make_data
 from tests.integration import own_parts
 from tests.unit.data.made import make_cifar10
@@ -121,3 +123,18 @@ def test_every_page_with_python_is_among_them() -> None:
 )
 def test_the_settings_of_the_repository_can_be_read(path: Path) -> None:
     assert isinstance(yaml.safe_load(path.read_text()), dict)
+
+
+@pytest.mark.parametrize("page", ["README.md", "examples/README.md"])
+def test_the_links_of_a_page_lead_to_files(page: str) -> None:
+    links = re.findall(r"\]\((?!https?:)([^)#]+)", (ROOT / page).read_text())
+    assert links
+    assert [link for link in links if not ((ROOT / page).parent / link).exists()] == []
+
+
+def test_everything_that_can_be_imported_is_on_an_api_page() -> None:
+    text = "\n".join(path.read_text() for path in (ROOT / "docs/api").glob("*.md"))
+    shown = set(re.findall(r"^\.\. auto(?:class|function):: \S*\.(\w+)$", text, re.MULTILINE))
+    for module in re.findall(r"^\.\. automodule:: (\S+)$", text, re.MULTILINE):
+        shown |= set(importlib.import_module(module).__all__)
+    assert set(lightning_alignprune.__all__) - shown == {"__version__"}
