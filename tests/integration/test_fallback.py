@@ -77,7 +77,7 @@ def test_what_a_users_sampler_takes_back_is_logged_as_such(tmp_path):
     with pytest.warns(UserWarning, match="nothing kept would be drawn"):
         trainer.fit(TinyModule(), loader)
     assert watch.seen == [{}, *[{"kept_fraction": 1.0, "num_kept": 20.0}] * 2]
-    assert watch.shown == [None, 1.0, 1.0]
+    assert watch.shown == [1.0] * 3
     rows = csv.DictReader((Path(logger.log_dir) / "metrics.csv").read_text().splitlines())
     by_epoch = {row["epoch"]: row for row in rows if row["pruning/kept_fraction"]}
     assert [float(by_epoch[e]["pruning/kept_fraction"]) for e in "01"] == [1.0] * 2
