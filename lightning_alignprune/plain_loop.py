@@ -13,6 +13,7 @@ import torch
 from lightning.pytorch.utilities.rank_zero import rank_zero_warn
 from torch import Tensor
 from torch.utils.data import BatchSampler, Dataset
+from typing_extensions import override
 
 from lightning_alignprune._checks import check_int
 from lightning_alignprune.audit import Findings, LabelIssues, label_issues
@@ -85,7 +86,7 @@ class PruningRun:
         seed = int(os.environ.get("PL_GLOBAL_SEED", "0")) if method.seed is None else method.seed
         num_samples = _length_of(dataset)
         self._sampler = PrunedSampler(num_samples, seed=seed, batch_size=batch_size)
-        self.batches = BatchSampler(self._sampler, self._sampler.batch_size, drop_last=False)
+        self.batches = DealtBatches(self._sampler, self._sampler.batch_size, drop_last=False)
         self._pruner = Pruner(
             num_samples,
             copy.deepcopy(signal),
@@ -131,7 +132,8 @@ class PruningRun:
             decision.fall_back()
         self._pruner.forget_running()
         self._recorder.start_epoch()
-        self._batch_idx, self._is_open, self._reference = 0, True, None
+        self._batch_idx, self.batches.num_dealt = 0, 0
+        self._is_open, self._reference = True, None
         self._pruner.record.start()
 
     def step(self, training_step: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
@@ -149,9 +151,9 @@ class PruningRun:
         Raises:
             MisconfigurationException: If the step shows no loss for each sample.
         """
-        if not self._is_open or self._batch_idx >= len(self.batches):
+        if not self._is_open or self._batch_idx >= self.batches.num_dealt:
             raise refusal(
-                "a step for each batch of the running epoch",
+                "a step for each batch that run.batches deals out in the running epoch",
                 "one more",
                 "Call step once per batch of a DataLoader(batch_sampler=run.batches), within "
                 "`for epoch in run.epochs():`.",
@@ -295,6 +297,23 @@ class PruningRun:
         self._pruner.load_state_dict(state)
         self._pruner.signal.load_sums(state["signal_sums"])
         self.epoch, self._is_open = self.decision.epoch, False
+
+
+class DealtBatches(BatchSampler):
+    """A batch sampler that counts what it has dealt out, so that no other loader is taken for it.
+
+    Attributes:
+        num_dealt: Batches of the running epoch so far; with workers more than have been trained.
+    """
+
+    num_dealt = 0
+
+    @override
+    def __iter__(self) -> Iterator[list[int]]:
+        self.num_dealt = 0
+        for batch in super().__iter__():
+            self.num_dealt += 1
+            yield batch
 
 
 def _check_works_without_trainer(method: PruningSettings) -> None:

@@ -127,6 +127,17 @@ def test_what_needs_a_trainer_is_refused(settings, named):
         PruningRun(method, DATA, batch_size=2, max_epochs=3)
 
 
+@pytest.mark.parametrize("num_workers", [0, 1])
+def test_another_loader_is_not_taken_for_the_runs_own(num_workers):
+    loop = Loop(METHODS["infobatch"]())
+    for _ in loop.run.epochs():
+        for batch in DataLoader(DATA, batch_size=2, shuffle=True, num_workers=num_workers):
+            with pytest.raises(MisconfigurationException, match=r"batch_sampler=run\.batches"):
+                loop.run.step(loop.training_step, *batch)
+            break
+        break
+
+
 def test_more_steps_than_batches_and_a_checkpoint_within_an_epoch_are_refused():
     loop = Loop(METHODS["infobatch"]())
     batch = next(iter(loop.loader))
