@@ -7,7 +7,7 @@ labels replaced by uniformly drawn wrong ones. Every run of a seed starts from t
     python examples/digits.py --seeds 1 --epochs 10   # a glance
 
 Prints a table and writes outputs/digits.json (every run's numbers) and outputs/digits.png: losses
-of right and wrong labels over the epochs beside the reference, and the scores of both.
+of right and wrong labels over the epochs beside the reference, and their means up to its lowest.
 """
 
 import argparse
@@ -255,39 +255,37 @@ def table(results: dict[str, list[dict[str, Any]]]) -> str:
 
 
 def draw(callback: DynamicPruningCallback, data: Digits, path: Path) -> None:
-    """Draw the losses over the epochs and the distributions of the scores of one AlignPrune run."""
+    """Draw the losses of one AlignPrune run over the epochs, and what they say of the labels."""
     import matplotlib
 
     matplotlib.use("Agg")
     import matplotlib.pyplot as plt
 
-    rows = torch.stack(callback.trajectories.rows)
-    clean, wrong = "tab:blue", "tab:orange"
+    rows, reference = torch.stack(callback.trajectories.rows), callback.trajectories.reference
+    groups = (
+        (~data.is_wrong, "tab:blue", "right labels"),
+        (data.is_wrong, "tab:orange", "wrong labels"),
+    )
     figure, (left, right) = plt.subplots(1, 2, figsize=(10, 3.8), layout="constrained")
     epochs = torch.arange(1, len(rows) + 1)
-    for mask, color, label in (
-        (~data.is_wrong, clean, "right labels"),
-        (data.is_wrong, wrong, "wrong labels"),
-    ):
+    for mask, color, label in groups:
         losses = rows[:, mask]
         low, middle, high = losses.nanquantile(torch.tensor([0.25, 0.5, 0.75]), dim=1)
         left.plot(epochs, middle, color=color, label=f"{label}: median, quartiles")
         left.fill_between(epochs, low, high, color=color, alpha=0.2, linewidth=0)
-    left.plot(epochs, callback.trajectories.reference, "k--", label="clean reference")
+    left.plot(epochs, reference, "k--", label="clean reference")
+    best = int(torch.tensor(reference).argmin()) + 1
+    left.axvline(best, color="0.5", linewidth=1, label="the reference's lowest")
     left.set(xlabel="epoch", ylabel="training loss", title="Losses")
     left.legend(frameon=False, fontsize=8, loc="upper right")
-    scores = callback.score.compute(callback.trajectories)
-    bins = torch.linspace(-1, 1, 41).numpy()
-    for mask, color, label in (
-        (~data.is_wrong, clean, "right labels"),
-        (data.is_wrong, wrong, "wrong labels"),
-    ):
-        values = scores[mask]
+    means = -MeanLoss(gate="reference").compute(callback.trajectories)
+    bins = torch.linspace(0, means[~means.isnan()].max().item(), 41).numpy()
+    for mask, color, label in groups:
+        values = means[mask]
         right.hist(values[~values.isnan()].numpy(), bins, color=color, alpha=0.6, label=label)
-    right.set(
-        xlabel="Dynamic Alignment Score", ylabel="samples", title="Scores after the last epoch"
-    )
-    right.legend(frameon=False, fontsize=8, loc="upper left")
+    title = "Mean loss up to the reference's lowest"
+    right.set(xlabel="mean loss of a sample", ylabel="samples", title=title)
+    right.legend(frameon=False, fontsize=8, loc="upper right")
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=130)
 
