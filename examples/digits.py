@@ -274,7 +274,7 @@ def draw(callback: DynamicPruningCallback, data: Digits, path: Path) -> None:
         left.plot(epochs, middle, color=color, label=f"{label}: median, quartiles")
         left.fill_between(epochs, low, high, color=color, alpha=0.2, linewidth=0)
     left.plot(epochs, reference, "k--", label="clean reference")
-    best = int(torch.tensor(reference).argmin()) + 1
+    best = int(reference.argmin()) + 1
     left.axvline(best, color="0.5", linewidth=1, label="the reference's lowest")
     left.set(xlabel="epoch", ylabel="training loss", title="Losses")
     left.legend(frameon=False, fontsize=8, loc="upper right")
