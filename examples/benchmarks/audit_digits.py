@@ -1,6 +1,7 @@
-r"""How well does the audit find wrong labels of digits, and what does taking notes cost a step?
+"""How well does the audit find wrong labels of digits, and what does taking notes cost?
 
     python examples/benchmarks/audit_digits.py --json docs/results/audit_digits.json
+    python examples/benchmarks/audit_digits.py --report outputs/report.html  # a page, nothing else
 
 1,000 digits, 200 clean ones beside them, six epochs of a small network that nothing is pruned for;
 40 % of the labels wrong by one class, by any class, or none. Two minutes.
@@ -14,7 +15,7 @@ import statistics
 import time
 import warnings
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import lightning.pytorch as pl
 import torch
@@ -32,6 +33,7 @@ from lightning_alignprune import (
     LabelOdds,
     LossTrajectories,
     PrunedSampler,
+    PruningSchedule,
 )
 from lightning_alignprune.fit.step_recorder import StepRecorder
 from lightning_alignprune.state.sample_record import SampleRecord
@@ -48,7 +50,8 @@ AUDITS: dict[str, dict[str, Any]] = {
 class Net(pl.LightningModule):
     def __init__(self) -> None:
         super().__init__()
-        self.net = nn.Sequential(nn.Linear(64, 256), nn.ReLU(), nn.Linear(256, 10))
+        layers = (nn.Flatten(), nn.Linear(64, 256), nn.ReLU(), nn.Linear(256, 10))
+        self.net = nn.Sequential(*layers)
 
     def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor:
         x, y = batch
@@ -58,12 +61,20 @@ class Net(pl.LightningModule):
         return torch.optim.SGD(self.parameters(), lr=0.1, momentum=0.9)
 
 
-def audited(seed: int, noise: str, settings: dict[str, Any]) -> dict[str, float | None]:
-    """Train once with one audit, and compare its issues with the truth."""
+class Run(NamedTuple):
+    """A run's callback, and what it does not know of its samples' labels."""
+
+    callback: DynamicPruningCallback
+    truth: Tensor
+    is_wrong: Tensor
+
+
+def trained(seed: int, noise: str, epochs: int, **settings: Any) -> Run:
+    """Train once under a callback with these settings."""
     x, y = (torch.from_numpy(part) for part in load_digits(return_X_y=True))
     generator = torch.Generator().manual_seed(seed)
     order = torch.randperm(len(y), generator=generator)
-    x, y = x[order].float() / 16, y[order]
+    x, y = x[order].float().view(-1, 1, 8, 8) / 16, y[order]
     rate, below = NOISES[noise]
     is_wrong = torch.rand(1000, generator=generator) < rate
     step = torch.randint(1, below, (1000,), generator=generator)
@@ -71,9 +82,9 @@ def audited(seed: int, noise: str, settings: dict[str, Any]) -> dict[str, float 
     labels = torch.where(is_wrong, (truth + step) % 10, truth)
     pl.seed_everything(seed, verbose=False)
     clean = TensorDataset(x[1200:1400], y[1200:1400])
-    callback = DynamicPruningCallback(policy=InfoBatch(0.0), reference=clean, **settings)
+    callback = DynamicPruningCallback(reference=clean, **settings)
     trainer = pl.Trainer(
-        max_epochs=6,
+        max_epochs=epochs,
         accelerator="cpu",
         devices=1,
         callbacks=[callback],
@@ -83,6 +94,13 @@ def audited(seed: int, noise: str, settings: dict[str, Any]) -> dict[str, float 
         enable_model_summary=False,
     )
     trainer.fit(Net(), DataLoader(TensorDataset(x[:1000], labels), 64, shuffle=True))
+    return Run(callback, truth, is_wrong)
+
+
+def audited(seed: int, noise: str, settings: dict[str, Any]) -> dict[str, float | None]:
+    """Train once with one audit, and compare its issues with the truth."""
+    callback, truth, is_wrong = trained(seed, noise, 6, policy=InfoBatch(0.0), **settings)
+    rate = NOISES[noise][0]
     issues = callback.label_issues()
     is_issue = torch.from_numpy(issues.is_issue)
     found = is_issue & is_wrong
@@ -95,6 +113,33 @@ def audited(seed: int, noise: str, settings: dict[str, Any]) -> dict[str, float 
         "recall": is_issue[is_wrong].float().mean().item() if rate else None,
         "suggested": (suggested == truth)[found].float().mean().item() if rate else None,
     }
+
+
+def bytes_a_sample() -> dict[str, float]:
+    """Bytes that a run keeps for the audit, and its checkpoint has, once they are most."""
+    run = trained(FIRST_SEED, "none", 9, policy=InfoBatch(0.0), **AUDITS["WrongEvents"])
+    findings = run.callback.state_dict()["findings"]
+    return {
+        "run": _num_bytes(findings["samples"]) / len(run.truth),
+        "checkpoint": _num_bytes(findings) / len(run.truth),
+    }
+
+
+def _num_bytes(state: Any) -> int:
+    """Bytes of the tensors in nested dicts and lists."""
+    if isinstance(state, Tensor):
+        return state.nbytes
+    parts = state.values() if isinstance(state, dict) else state if isinstance(state, list) else ()
+    return sum(map(_num_bytes, parts))
+
+
+def report(path: Path) -> None:
+    """Write the page of a run that cuts what it finds."""
+    settings = {**AUDITS["LabelPosterior"], "policy": "PosteriorCut"}
+    schedule = PruningSchedule(2, finish="selected")
+    run = trained(FIRST_SEED, "by one class", 16, schedule=schedule, **settings)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    run.callback.report(path)
 
 
 def step_milliseconds(repeats: int = 2000) -> dict[str, float]:
@@ -153,10 +198,14 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--json", type=Path, help="write every run's numbers here")
     parser.add_argument("--seeds", type=int, default=8, help="number of seeds")
+    parser.add_argument("--report", type=Path, help="write the page of one run here instead")
     args = parser.parse_args()
     torch.set_num_threads(1)
     logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
     warnings.filterwarnings("ignore")
+    if args.report:
+        report(args.report)
+        return
     cells = [
         (a, n, FIRST_SEED + seed) for a in AUDITS for n in NOISES for seed in range(args.seeds)
     ]
@@ -164,11 +213,12 @@ def main() -> None:
         {"audit": name, "noise": noise, "seed": seed, **audited(seed, noise, AUDITS[name])}
         for name, noise, seed in tqdm(cells, unit="run")
     ]
-    added = step_milliseconds()
+    cost = {"step_milliseconds": step_milliseconds(), "bytes_a_sample": bytes_a_sample()}
     print(table(runs))
-    print(f"Milliseconds added to a step of 128 samples: {added}")
+    print(f"Milliseconds added to a step of 128 samples: {cost['step_milliseconds']}")
+    print(f"Bytes a sample: {cost['bytes_a_sample']}")
     if args.json:
-        args.json.write_text(json.dumps({"step_milliseconds": added, "runs": runs}, indent=1))
+        args.json.write_text(json.dumps({**cost, "runs": runs}, indent=1))
 
 
 if __name__ == "__main__":

@@ -93,5 +93,15 @@ def test_the_audit_of_digits_is_measured(script, monkeypatch, tmp_path, capsys):
     monkeypatch.setattr("sys.argv", ["audit_digits.py", "--seeds", "1", "--json", str(path)])
     monkeypatch.setattr(digits, "step_milliseconds", partial(digits.step_milliseconds, 5))
     digits.main()
-    assert len(json.loads(path.read_text())["runs"]) == 6
+    found = json.loads(path.read_text())
+    assert len(found["runs"]) == 6
+    assert found["bytes_a_sample"] == {"run": 48, "checkpoint": 56}  # as docs/audit.md says
     assert "| LabelPosterior | none | - |" in capsys.readouterr().out
+
+
+@pytest.mark.filterwarnings("ignore")  # the script silences Lightning's for good
+def test_the_report_of_the_docs_is_written(script, monkeypatch, tmp_path):
+    page = tmp_path / "pages" / "report.html"
+    monkeypatch.setattr("sys.argv", ["audit_digits.py", "--report", str(page)])
+    script("audit_digits").main()
+    assert "PosteriorCut" in page.read_text()
