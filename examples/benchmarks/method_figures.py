@@ -3,7 +3,8 @@
     python examples/benchmarks/method_figures.py --out docs/figures/methods
 
 Each is one run of `examples/digits.py`'s network on its digits, 40 % of the labels wrong, seed 0,
-40 epochs; the method's defaults but for IES's threshold. A minute and a half on one core.
+40 epochs; defaults but for the gate of MeanLoss and IES's threshold. A minute and a half on one
+core.
 """
 
 import argparse
