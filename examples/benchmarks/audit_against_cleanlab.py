@@ -8,8 +8,8 @@ the predictions of five trainings, each asked about the fifth that it has not se
 `find_label_issues` and `get_label_quality_scores` with their defaults. It needs no clean sample; in
 a row of its own it has the audit's clean samples among the training samples of each part.
 
-Writes outputs/audit_against_cleanlab.json and prints the tables of docs/audit.md. About 25 minutes
-on one core.
+Writes outputs/audit_against_cleanlab.json and prints the tables of docs/audit.md. An hour or more
+on one core, a quarter of it for the texts.
 """
 
 import argparse
@@ -63,7 +63,7 @@ PLANS = {
         CIFAR10N,
         {"epochs": 15, "train_size": 4000, "precision": "32-true"},
         ("worse",),
-        1,
+        3,
     ),
 }
 

@@ -27,7 +27,7 @@ def tables(results: list[Result]) -> str:
         ("Precision / recall at each tool's own threshold, in percent", noisy, _threshold),
         ("AUROC of the label quality, wrong against right labels", noisy, _auroc),
         ("Right labels called issues, in percent", results, _right_called_issue),
-        ("CPU seconds on one thread / wall seconds", results, _seconds),
+        ("CPU seconds on one thread", results, _seconds),
     ]
     return "\n\n".join(f"**{title}**\n\n{_table(runs, cell)}" for title, runs, cell in parts)
 
@@ -60,7 +60,7 @@ def _right_called_issue(runs: list[Result]) -> str:
 
 
 def _seconds(runs: list[Result]) -> str:
-    return f"{_mean(runs, 'cpu_seconds', 0)} / {_mean(runs, 'wall_seconds', 0)}"
+    return _mean(runs, "cpu_seconds", 0)
 
 
 def _mean(runs: list[Result], key: str, digits: int, scale: float = 1.0) -> str:
