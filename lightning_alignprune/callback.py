@@ -156,7 +156,7 @@ class DynamicPruningCallback(Callback):
             )
             or PruningSchedule(),
         )
-        check_goes_with(self.parts.score, self.parts.signal)
+        check_goes_with(self.parts.signal, self.parts.score, self.parts.policy)
         if isinstance(reference, str):
             check_choice(OWNER, "reference", reference, (VALIDATION, PSEUDO))
         self.reference = reference

@@ -60,6 +60,9 @@ from lightning_alignprune.functional.selection import (
     full_selection,
     infobatch_selection,
     keep_always,
+    next_subset,
+    orderdp_selection,
+    repb_selection,
 )
 
 __all__ = [
@@ -98,11 +101,14 @@ __all__ = [
     "mean_trajectory",
     "moderate_subset",
     "most_suspicious_first",
+    "next_subset",
     "optimal_cuts",
+    "orderdp_selection",
     "pairflip",
     "reference_confusion",
     "reference_cut",
     "reference_rank",
+    "repb_selection",
     "sample_keys",
     "sliding_window",
     "small_loss_subset",

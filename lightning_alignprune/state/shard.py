@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 _PIECE = 1 << 24  # entries that are gathered at a time, to bound the memory on the device
-_PER_SAMPLE = ("rows", "dropped", "running", "row_means")
+_PER_SAMPLE = ("rows", "dropped", "first", "running", "row_means")
 _BITS = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
 
 
