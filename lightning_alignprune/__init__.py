@@ -5,6 +5,13 @@ from importlib.metadata import version
 from lightning_alignprune.audit import LabelIssues
 from lightning_alignprune.callback import DynamicPruningCallback
 from lightning_alignprune.functional import Selection
+from lightning_alignprune.losses import (
+    ELR,
+    SOP,
+    GeneralizedCrossEntropy,
+    SampleStateLoss,
+    SymmetricCrossEntropy,
+)
 from lightning_alignprune.plain_loop import PruningRun
 from lightning_alignprune.policies import (
     IES,
@@ -48,13 +55,15 @@ from lightning_alignprune.signals import (
     WrongEvents,
 )
 from lightning_alignprune.state import Decision, LossTrajectories, PrunedSampler
-from lightning_alignprune.tap import TappedStep, register_loss
+from lightning_alignprune.tap import StepSamples, TappedStep, register_loss, samples_in_step
 
 __version__ = version("lightning-alignprune")
 
 __all__ = [
+    "ELR",
     "IES",
     "RS2",
+    "SOP",
     "UCB",
     "AveragedSignal",
     "BatchLoss",
@@ -65,6 +74,7 @@ __all__ = [
     "DynamicPruningCallback",
     "DynamicRandom",
     "EpsilonGreedy",
+    "GeneralizedCrossEntropy",
     "InfoBatch",
     "LabelIssues",
     "LabelOdds",
@@ -87,16 +97,20 @@ __all__ = [
     "ReferenceRank",
     "ReferenceSamples",
     "SampleLoss",
+    "SampleStateLoss",
     "Score",
     "SeTa",
     "Selection",
     "SelectionContext",
     "Signal",
     "StaticSubset",
+    "StepSamples",
+    "SymmetricCrossEntropy",
     "TappedStep",
     "TimeAverage",
     "TrajectoryScore",
     "WrongEvents",
     "__version__",
     "register_loss",
+    "samples_in_step",
 ]

@@ -26,6 +26,7 @@ from lightning_alignprune.fit.preflight import (
 )
 from lightning_alignprune.fit.rehearsal import rehearse_weights
 from lightning_alignprune.fit.rng_state import collect_rng_states, restore_own_states
+from lightning_alignprune.fit.sample_losses import check_sample_losses, share_sample_losses
 from lightning_alignprune.fit.self_check import SelfCheck
 from lightning_alignprune.fit.step_recorder import StepRecorder
 from lightning_alignprune.functional.draws import draw_seed
@@ -265,6 +266,7 @@ class FitSession:
         self._samples_elsewhere = hash_of_samples(self._dataset, in_process=False)
         check_same_on_ranks(self._samples_elsewhere, exchange)
         check_trusted(self._callback.trusted, num_samples, exchange)
+        check_sample_losses(self._fit, num_samples)
 
     def _follow_settings(self, pruner: Pruner) -> None:
         """Trust what is trusted; let batches say which samples they hold, if they do."""
@@ -415,6 +417,7 @@ class FitSession:
             RuntimeError: If a recorded loss is NaN or infinite and that is not to be skipped.
         """
         pruner, reference, exchange = self.started(), self._reference, self._fit.exchange
+        share_sample_losses(self._fit.module, exchange)
         loss = self._measured_reference()
         pruner.signal.load_sums(self._sums(of_all_ranks=True))
         samples = None
@@ -495,6 +498,7 @@ class FitSession:
         if not self.is_running:  # saved after the fit
             return {**pruner.state_dict(), **self._extra}
         self._settle()
+        share_sample_losses(self._fit.module, self._fit.exchange)
         merged = self._running(pruner)
         extra = self._extra_state()
         if extra["rng"] is not None:

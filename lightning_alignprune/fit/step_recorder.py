@@ -19,8 +19,10 @@ from lightning_alignprune.fit.batch_indices import BatchIndices
 from lightning_alignprune.fit.self_check import SelfCheck
 from lightning_alignprune.signals import NoLogitsError, Signal
 from lightning_alignprune.state.sampler import PrunedSampler
+from lightning_alignprune.state.shard import Shard
 from lightning_alignprune.tap.bypass import Bypass
 from lightning_alignprune.tap.loss_tap import LossTap
+from lightning_alignprune.tap.step_samples import StepSamples, step_of
 from lightning_alignprune.tap.tapped_step import (
     ChangingFactorsError,
     TappedStep,
@@ -97,6 +99,7 @@ class StepRecorder:
         self._is_checked = self._is_warned = False
         self._is_weighting_checked = False
         self._epoch_order: Tensor | None = None
+        self._shard = Shard(1)
         self._order = torch.empty(0, dtype=torch.int64)
         self._order_weights: Tensor | None = None
         self._sample_weights: Tensor | None = None
@@ -117,7 +120,7 @@ class StepRecorder:
         The epoch's order goes to the device once, so that a batch costs two slices.
         """
         if self._epoch_order is not sampler.order:
-            self._epoch_order = sampler.order
+            self._epoch_order, self._shard = sampler.order, sampler.shard
             self._order = sampler.positions.to(device)
             self._order_weights = None if weights is None else weights[self._order]
             self._sample_weights, self._is_first_batch = weights, True
@@ -142,23 +145,28 @@ class StepRecorder:
     def run(self, step: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
         """Call ``step``; a fit that did not arm us, such as a tuner's, passes straight through."""
         if self._indices is None:
-            return step(*args, **kwargs)
+            with step_of(StepSamples(None)):
+                return step(*args, **kwargs)
         if self.batch_indices is not None:
             self._read_indices(self.batch_indices, args[0] if args else None)
-        if self.signal.weighting == "batch":
-            return self._run_batch_weighted(self._indices, step, args, kwargs)
+        with step_of(StepSamples(self._shard.indices_of(self._indices), self._weights)):
+            if self.signal.weighting == "batch":
+                return self._run_batch_weighted(self._indices, step, args, kwargs)
+            return self._run_tapped(self._indices, step, args, kwargs)
+
+    def _run_tapped(self, indices: Tensor, step: Callable[..., Any], args: Any, kwargs: Any) -> Any:
         if self._rehearse is not None and self.will_weigh:
-            self._weighs_own_losses = self._rehearse(self._indices, args, kwargs)
+            self._weighs_own_losses = self._rehearse(indices, args, kwargs)
         self._rehearse = None
         if (check := self.self_check) is not None:
             check.before_step(args)
         is_looked_at = check is not None and (not self._is_checked or check.has_looked)
-        with self._tap(self._indices, is_looked_at) as tap, self._past_layers():
+        with self._tap(indices, is_looked_at) as tap, self._past_layers():
             returned = step(*args, **kwargs)
         self._batch = args[0] if args else None
-        loss, user_losses = self._read(returned, self._indices)
+        loss, user_losses = self._read(returned, indices)
         tapped = TappedStep(
-            self._indices.shape[0],
+            indices.shape[0],
             loss,
             tap.calls,
             user_losses,

@@ -58,6 +58,10 @@ class Shard:
         """Turn data-set indices of the shard into positions within it."""
         return indices if self.is_whole else indices // self.num_ranks
 
+    def indices_of(self, positions: Tensor) -> Tensor:
+        """Turn positions within the shard into data-set indices."""
+        return positions if self.is_whole else positions * self.num_ranks + self.rank
+
     def total(self, value: Tensor) -> Tensor:
         """Sum a tensor over the shards: one collective, none with one rank."""
         return value if self.all_reduce is None else self.all_reduce(value)
