@@ -5,6 +5,7 @@ from importlib.metadata import version
 from lightning_alignprune.audit import LabelIssues
 from lightning_alignprune.callback import DynamicPruningCallback
 from lightning_alignprune.functional import Selection
+from lightning_alignprune.in_batch import BatchChoice, BatchLook, DivBS, SelectiveBackprop
 from lightning_alignprune.losses import (
     ELR,
     SOP,
@@ -66,10 +67,13 @@ __all__ = [
     "SOP",
     "UCB",
     "AveragedSignal",
+    "BatchChoice",
+    "BatchLook",
     "BatchLoss",
     "CalibratedLoss",
     "CenteredLoss",
     "Decision",
+    "DivBS",
     "DynamicAlignment",
     "DynamicPruningCallback",
     "DynamicRandom",
@@ -102,6 +106,7 @@ __all__ = [
     "SeTa",
     "Selection",
     "SelectionContext",
+    "SelectiveBackprop",
     "Signal",
     "StaticSubset",
     "StepSamples",

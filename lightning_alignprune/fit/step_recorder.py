@@ -16,6 +16,7 @@ from torch.utils._pytree import tree_leaves
 
 from lightning_alignprune._checks import shape_of
 from lightning_alignprune.fit.batch_indices import BatchIndices
+from lightning_alignprune.fit.in_batch import InBatch, weights_of
 from lightning_alignprune.fit.self_check import SelfCheck
 from lightning_alignprune.signals import NoLogitsError, Signal
 from lightning_alignprune.state.sampler import PrunedSampler
@@ -74,6 +75,7 @@ class StepRecorder:
         will_weigh: Whether weights are to come; set once the policy is known.
         self_check: What compares the losses that are recorded with those that are trained, or None.
         batch_indices: Where a batch says which samples its rows are; None for the sampler's order.
+        in_batch: What chooses among the samples of a batch, or None.
     """
 
     def __init__(
@@ -91,6 +93,9 @@ class StepRecorder:
         self.will_weigh = self.takes_notes = False
         self.self_check: SelfCheck | None = None
         self.batch_indices: BatchIndices | None = None
+        self.in_batch: InBatch | None = None
+        self._chosen: Tensor | None = None
+        self._seed_and_epoch = (0, 0)
         self._weighs_own_losses: bool | None = None  # not known before a step has returned some
         self._indices: Tensor | None = None
         self._weights: Tensor | None = None
@@ -129,7 +134,8 @@ class StepRecorder:
             self._drawn = sampler.order[part]
         self._indices = self._order[part]
         self._weights = None if self._order_weights is None else self._order_weights[part]
-        self._values = self._notes = None
+        self._values = self._notes = self._chosen = None
+        self._seed_and_epoch = sampler.seed, sampler.epoch
 
     @property
     def is_armed(self) -> bool:
@@ -149,10 +155,56 @@ class StepRecorder:
                 return step(*args, **kwargs)
         if self.batch_indices is not None:
             self._read_indices(self.batch_indices, args[0] if args else None)
-        with step_of(StepSamples(self._shard.indices_of(self._indices), self._weights)):
+        if self.in_batch is not None:
+            return self._run_chosen(self.in_batch, self._indices, step, args, kwargs)
+        return self._run_whole(self._indices, step, args, kwargs)
+
+    def _run_whole(self, indices: Tensor, step: Callable[..., Any], args: Any, kwargs: Any) -> Any:
+        with step_of(StepSamples(self._shard.indices_of(indices), self._weights)):
             if self.signal.weighting == "batch":
-                return self._run_batch_weighted(self._indices, step, args, kwargs)
-            return self._run_tapped(self._indices, step, args, kwargs)
+                return self._run_batch_weighted(indices, step, args, kwargs)
+            return self._run_tapped(indices, step, args, kwargs)
+
+    def _run_chosen(
+        self,
+        in_batch: InBatch,
+        indices: Tensor,
+        step: Callable[..., Any],
+        args: Any,
+        kwargs: Any,
+    ) -> Any:
+        """Look at the whole batch and record that; train what is chosen of it."""
+        is_checked = self._is_checked
+        if self._chosen is None:  # LBFGS runs the step again
+            looked = self._looked_at(in_batch, indices, args, kwargs)
+            if looked is None:
+                return self._run_whole(indices, step, args, kwargs)
+            self._record(looked)
+            samples = self._shard.indices_of(indices)
+            self._chosen = in_batch.chosen(looked, samples, *self._seed_and_epoch)
+        self._is_checked = is_checked  # of the step that is trained
+        part = in_batch.part(args[0], self._chosen, len(indices))
+        if part is None:
+            self._weights = weights_of(self._chosen, len(indices))
+            returned = self._run_whole(indices, step, args, kwargs)
+        else:
+            returned = self._run_whole(indices[self._chosen], step, (part, *args[1:]), kwargs)
+        self._is_checked = True
+        return returned
+
+    def _looked_at(
+        self, in_batch: InBatch, indices: Tensor, args: Any, kwargs: Any
+    ) -> TappedStep | None:
+        """Return what the step shows of the whole batch, None if it would skip it."""
+        tap = LossTap(indices, with_grad_only=False, plain=self.signal.plain_loss)
+        samples = StepSamples(self._shard.indices_of(indices))
+        with step_of(samples), in_batch.looking() as step, tap:
+            returned = step(*args, **kwargs)
+        self._batch = args[0]
+        loss, user_losses = self._read(returned, indices)
+        if loss is None:
+            return None
+        return TappedStep(len(indices), loss, tap.calls, user_losses, has_graph=False)
 
     def _run_tapped(self, indices: Tensor, step: Callable[..., Any], args: Any, kwargs: Any) -> Any:
         if self._rehearse is not None and self.will_weigh:
@@ -286,9 +338,9 @@ class StepRecorder:
                 self._is_warned = True
                 rank_zero_warn(
                     f"{OWNER}: each sample's plain mean of a reduction='none' loss is recorded; "
-                    "what the step multiplies it by cannot be seen in manual optimisation or a "
-                    'compiled step. If it is masked or scaled, return {"loss": loss, '
-                    '"sample_loss": losses}.'
+                    "what the step multiplies it by cannot be seen in manual optimisation, a "
+                    "compiled step or the look of in_batch=. If it is masked or scaled, return "
+                    '{"loss": loss, "sample_loss": losses}.'
                 )
             self._check_values(values, tapped.num_samples)
         self._is_checked = True

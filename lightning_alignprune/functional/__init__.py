@@ -1,6 +1,12 @@
 """Pure tensor functions: tensors in, tensors out. Nothing here knows Lightning or keeps state."""
 
 from lightning_alignprune.functional.alignment import alignment, mean_trajectory
+from lightning_alignprune.functional.batch_choice import (
+    DiverseChoice,
+    diverse_choice,
+    gradient_products,
+    selective_probabilities,
+)
 from lightning_alignprune.functional.calibration import (
     Calibration,
     Calibrator,
@@ -78,6 +84,7 @@ __all__ = [
     "Calibration",
     "Calibrator",
     "Cut",
+    "DiverseChoice",
     "Judgement",
     "Selection",
     "Transition",
@@ -89,6 +96,7 @@ __all__ = [
     "calibrate",
     "class_matrix",
     "class_prior",
+    "diverse_choice",
     "draw_fixed_count",
     "draw_largest",
     "draw_seed",
@@ -97,6 +105,7 @@ __all__ = [
     "full_selection",
     "gaussian_cut",
     "generalized_cross_entropy",
+    "gradient_products",
     "group_labels",
     "held_out_logits",
     "identity_calibrator",
@@ -121,6 +130,7 @@ __all__ = [
     "reference_rank",
     "repb_selection",
     "sample_keys",
+    "selective_probabilities",
     "sliding_window",
     "small_loss_subset",
     "sparse_overparam_losses",

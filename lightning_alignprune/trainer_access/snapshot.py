@@ -50,6 +50,8 @@ class Snapshot:
         trained: The parameters that an optimizer trains. They are only watched, since a copy would
             take their memory again; the optimizer's step comes later and is none of a step's.
         others: Objects beside the module that the step works with.
+        is_quick: Watch parameters by their version only, which costs nothing and misses a change
+            through ``.data``, and copy none.
 
     Note:
         Tensors and buffers are copied where they are; untrained parameters to the host, since a
@@ -61,7 +63,10 @@ class Snapshot:
         module: nn.Module,
         trained: Iterable[nn.Parameter] = (),
         others: Iterable[object] = (),
+        is_quick: bool = False,
     ) -> None:
+        self._is_quick = is_quick
+        self._versions: list[tuple[str, nn.Parameter, int]] = []
         self._trained = {id(parameter) for parameter in trained}
         self._seen: dict[int, Any] = {}  # holds the objects, so that no id is given out twice
         self._undo: list[Callable[[], None]] = []
@@ -79,7 +84,7 @@ class Snapshot:
 
     def put_back(self) -> list[str]:
         """Put everything back; return the names of trained parameters that have moved."""
-        moved = []
+        moved = [name for name, parameter, old in self._versions if _version(parameter) != old]
         with torch.no_grad():
             for name, parameter, mark, copy in self._watched:
                 if _is_marked(parameter, mark):
@@ -101,6 +106,9 @@ class Snapshot:
                 continue
             if not nn.parameter.is_lazy(parameter):
                 self._seen[id(parameter)] = parameter
+                if self._is_quick:
+                    self._versions.append((prefix + name, parameter, _version(parameter)))
+                    continue
                 copy = None
                 if not (parameter.requires_grad and id(parameter) in self._trained):
                     copy = _local(parameter).detach().to("cpu", copy=True)
@@ -264,7 +272,11 @@ def _mark(parameter: nn.Parameter) -> tuple[int, Tensor]:
     if flat.is_complex():
         flat = torch.view_as_real(flat).reshape(-1)
     bits = flat.view(_SAME_SIZE[flat.element_size()]).sum(dtype=torch.int64)
-    return (0 if parameter.is_inference() else parameter._version), bits
+    return _version(parameter), bits
+
+
+def _version(parameter: nn.Parameter) -> int:
+    return 0 if parameter.is_inference() else parameter._version
 
 
 def _is_marked(parameter: nn.Parameter, mark: tuple[int, Tensor]) -> bool:
