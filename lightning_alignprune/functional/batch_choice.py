@@ -73,30 +73,29 @@ def diverse_choice(products: Tensor, draws: Tensor, is_greedy: bool = False) -> 
         [2, 0]
 
     Note:
-        O(M^2 B) and M small kernels; M B numbers; no host wait. It is a pivoted Cholesky
-        decomposition, so no gradient is made orthogonal number by number.
+        O(M B^2) and M times some small kernels; B^2 numbers; no host wait. A pivoted Cholesky
+        decomposition: no gradient is made orthogonal number by number.
     """
-    products, (count, size) = products.double(), draws.shape
-    with_mean = products.sum(1)  # product of each gradient with what is left of their sum
+    rest, (count, size) = products.double().clone(), draws.shape  # less the directions picked
+    with_mean, own, clocks = rest.sum(1), rest.diagonal().clone(), -draws.log()
     left = whole = with_mean.sum()
-    basis = products.new_zeros(count, size)
-    is_free = torch.ones(size, dtype=torch.bool, device=products.device)
-    picked = torch.empty(count, dtype=torch.int64, device=products.device)
+    picked = torch.empty(count, dtype=torch.int64, device=rest.device)
+    taken = rest.new_zeros(size)
     for k in range(count):
         pull = with_mean.abs()
-        clocks = pull if is_greedy else pull / -draws[k].log()  # the first to ring of those rates
+        chance = pull if is_greedy else pull / clocks[k]  # clocks of such rates: the first to ring
         # Where the mean is made, what is left of it is rounding: below all that pull.
-        value = torch.where(pull > _NOTHING * whole, clocks, draws[k] - 1)
-        pick = value.masked_fill(~is_free, -torch.inf).argmax().view(1)
-        row = products[pick].squeeze(0) - basis.T @ basis[:, pick].squeeze(1)
-        length = row[pick].clamp(min=0).sqrt()
-        is_new = length > _NOTHING**0.5 * products[pick, pick].sqrt()
-        basis[k] = torch.where(is_new, row / length, 0.0)
-        share = torch.where(is_new, with_mean[pick] / length, 0.0)
-        with_mean = with_mean - share * basis[k]
-        left = left - share.square().squeeze(0)
+        value = torch.where(pull > _NOTHING * whole, chance, draws[k] - 1)
+        pick = (value + taken).argmax().view(1)
+        row = rest[pick].squeeze(0)
+        is_new = row[pick] > _NOTHING * own[pick]
+        inverse = torch.where(is_new, 1 / row[pick], 0.0)
+        share = with_mean[pick] * inverse
+        left = left - (share * with_mean[pick]).squeeze(0)
+        with_mean = with_mean - share * row
+        rest.addr_(row, row * inverse, alpha=-1)
         picked[k : k + 1] = pick
-        is_free = is_free.index_fill(0, pick, False)
+        taken.index_fill_(0, pick, -torch.inf)
     return DiverseChoice(picked, left.clamp(min=0).sqrt())
 
 

@@ -27,7 +27,7 @@ class DivBS(BatchChoice):
         Parity: the draw with probabilities, no weights and no bias in the gradient are the public
         code's; it keeps 0.1 of batches of 320, our default is 0.5. It makes the gradients of a
         random part of the features orthogonal to save time; here products of gradients do, exactly,
-        in O(B^2 (C + D) + M^2 B) a batch.
+        in O(B^2 (C + D + M)) a batch of M picks.
 
         More picks than the gradients have directions are random. Under label noise it favours wrong
         labels, whose gradients are the largest.
