@@ -120,8 +120,8 @@ def within_batches(in_batch: InBatch) -> str:
     """Say which part of what was forwarded got a gradient."""
     seen, trained = in_batch.num_seen, in_batch.num_trained
     return (
-        f"Of {seen} samples in batches {trained} were trained ({trained / max(1, seen):.0%}), "
-        "after a forward pass of all."
+        f"Of {seen} samples in this process's batches {trained} were trained "
+        f"({trained / max(1, seen):.0%}), after a forward pass of all."
     )
 
 

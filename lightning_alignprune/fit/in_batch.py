@@ -71,7 +71,8 @@ class InBatch:
                 hook.remove()
 
     def _note(self, layer: nn.Module, args: tuple[Any, ...], output: Tensor) -> None:
-        self._features[output.shape] = args[0]
+        if args:
+            self._features[output.shape] = args[0]
 
     def chosen(self, step: TappedStep, indices: Tensor, seed: int, epoch: int) -> Tensor:
         """Return the places of the samples to train, shape (M,), int64, ascending.

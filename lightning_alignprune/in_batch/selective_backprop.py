@@ -71,4 +71,4 @@ class SelectiveBackprop(BatchChoice):
 
     @override
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        self._recent = state["recent"]
+        self._recent = state.get("recent", self._recent)  # none of another choice

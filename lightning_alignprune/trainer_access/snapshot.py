@@ -16,6 +16,8 @@ from lightning.pytorch.loggers import Logger
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
+from lightning_alignprune.state.sample_table import SampleTable
+
 # What torch and Lightning keep on a module is not the step's. Buffers and flags are.
 _NOT_THE_STEPS = (set(nn.Module().__dict__) | set(LightningModule().__dict__)) - {"training"}
 _IMMUTABLE = (int, float, complex, str, bytes, type(None), torch.dtype, torch.device, torch.Size)
@@ -50,8 +52,9 @@ class Snapshot:
         trained: The parameters that an optimizer trains. They are only watched, since a copy would
             take their memory again; the optimizer's step comes later and is none of a step's.
         others: Objects beside the module that the step works with.
-        is_quick: Watch parameters by their version only, which costs nothing and misses a change
-            through ``.data``, and copy none.
+        is_quick: For every step: watch parameters by their version only, which costs nothing and
+            misses a change through ``.data``, and copy neither them nor a :class:`SampleTable`,
+            which only training changes.
 
     Note:
         Tensors and buffers are copied where they are; untrained parameters to the host, since a
@@ -124,6 +127,8 @@ class Snapshot:
 
     def _remember(self, value: Any, depth: int) -> None:
         if isinstance(value, (*_IMMUTABLE, *_LEFT_ALONE)) or id(value) in self._seen:
+            return
+        if self._is_quick and isinstance(value, SampleTable):
             return
         if isinstance(value, nn.Module):  # hidden in a list, say, to keep it out of checkpoints
             for name, part in value.named_modules():

@@ -21,6 +21,7 @@ from lightning_alignprune import (
     SelectiveBackprop,
 )
 from lightning_alignprune.functional import symmetric_uniform
+from lightning_alignprune.trainer_access.snapshot import Snapshot
 from tests.conftest import TinyModule, assert_identical, make_data, make_trainer, weights_of
 from tests.integration.ranked_fits import fit
 from tests.integration.test_ddp import check_ranks
@@ -185,6 +186,25 @@ def test_a_loss_that_keeps_rows_changes_those_that_are_trained():
     assert torch.equal(is_changed, expected)
 
 
+def test_a_checkpoint_of_another_choice_is_gone_on_from(tmp_path):
+    path = tmp_path / "divbs.ckpt"
+    run(TinyModule(), callback_of("DivBS"), epochs=2).save_checkpoint(path)
+    callback = callback_of("SelectiveBackprop")
+    run(TinyModule(), callback, epochs=4, ckpt_path=path)
+    recent = callback._session._extra["in_batch"][0]["recent"]
+    assert int((~recent.isnan()).sum()) == 2 * 60
+
+
+def test_a_look_copies_no_rows_of_a_loss():
+    module = TinyModule()
+    module.loss = ELR(60, 3)
+    for is_quick, expected in ((False, 0.0), (True, 1.0)):
+        snapshot = Snapshot(module, is_quick=is_quick)
+        module.loss.targets.add_(1.0)
+        snapshot.put_back()
+        assert (module.loss.targets == expected).all()
+
+
 def resumable(name, *extra, ckpt_path=None):
     torch.manual_seed(3)
     module = TinyModule()
@@ -218,7 +238,8 @@ def test_it_says_what_is_saved_and_what_is_not(caplog):
     with caplog.at_level("INFO", "lightning.pytorch"):
         run(TinyModule(), callback_of("DivBS"), epochs=2)
     assert "DivBS trains 50% of each batch, after a forward pass of all of it" in caplog.text
-    assert "Of 120 samples in batches 60 were trained (50%), after a forward pass" in caplog.text
+    expected = "Of 120 samples in this process's batches 60 were trained (50%), after a forward"
+    assert expected in caplog.text
 
 
 class ByHand(TinyModule):
