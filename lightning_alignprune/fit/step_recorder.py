@@ -29,6 +29,7 @@ from lightning_alignprune.tap.tapped_step import (
     TappedStep,
     UnseenLossError,
     is_part_of,
+    main_call,
 )
 from lightning_alignprune.trainer_access.errors import OWNER, no_logits, refusal
 
@@ -204,7 +205,10 @@ class StepRecorder:
         loss, user_losses = self._read(returned, indices)
         if loss is None:
             return None
-        return TappedStep(len(indices), loss, tap.calls, user_losses, has_graph=False)
+        # Without a graph nothing else tells a loss from the metrics beside it.
+        main = main_call(tap.calls, loss)
+        calls = tap.calls if main is None else [main]
+        return TappedStep(len(indices), loss, calls, user_losses, has_graph=False)
 
     def _run_tapped(self, indices: Tensor, step: Callable[..., Any], args: Any, kwargs: Any) -> Any:
         if self._rehearse is not None and self.will_weigh:
@@ -231,6 +235,7 @@ class StepRecorder:
             return returned  # the step asked Lightning to skip this batch
         elif loss is not None and not self._is_checked and not is_part_of(loss, tap.calls):
             tapped.calls.clear()  # the torch losses it calls are not what it trains
+            self._values = None  # nor is what a look saw
         self._check_weighting(tapped)
         self._record(tapped)
         if check is not None and is_looked_at:

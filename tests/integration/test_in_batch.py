@@ -259,6 +259,26 @@ class HasTwo(TinyModule):
         return F.cross_entropy(self(x), y) + F.mse_loss(self(x), F.one_hot(y, 3).float())
 
 
+class HasMetric(TinyModule):
+    def training_step(self, batch, batch_idx):
+        x, y = batch
+        F.mse_loss(self(x), F.one_hot(y, 3).float())
+        return F.cross_entropy(self(x), y)
+
+
+class MadeByHand(TinyModule):
+    def training_step(self, batch, batch_idx):
+        x, y = batch
+        F.cross_entropy(self(x), y)  # a metric
+        return (self(x).softmax(1) - F.one_hot(y, 3)).square().mean()
+
+
+def test_a_loss_is_told_from_a_metric():
+    run(HasMetric(), callback_of("DivBS"))
+    with pytest.raises(MisconfigurationException, match="to show one loss per sample"):
+        run(MadeByHand(), callback_of("DivBS", self_check=False))
+
+
 @pytest.mark.parametrize(
     ("module", "text"),
     [
