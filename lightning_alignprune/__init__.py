@@ -5,16 +5,27 @@ from importlib.metadata import version
 from lightning_alignprune.audit import LabelIssues
 from lightning_alignprune.callback import DynamicPruningCallback
 from lightning_alignprune.functional import Selection
+from lightning_alignprune.in_batch import BatchChoice, BatchLook, DivBS, SelectiveBackprop
+from lightning_alignprune.losses import (
+    ELR,
+    SOP,
+    GeneralizedCrossEntropy,
+    SampleStateLoss,
+    SymmetricCrossEntropy,
+)
 from lightning_alignprune.plain_loop import PruningRun
 from lightning_alignprune.policies import (
     IES,
+    RS2,
     UCB,
     DynamicRandom,
     EpsilonGreedy,
     InfoBatch,
     MixtureCut,
+    OrderDP,
     Policy,
     PosteriorCut,
+    RePB,
     SelectionContext,
     SeTa,
     StaticSubset,
@@ -25,6 +36,7 @@ from lightning_alignprune.scores import (
     DynamicAlignment,
     LabelPosterior,
     LastLoss,
+    LossSinceStart,
     MeanLoss,
     ReferenceRank,
     Score,
@@ -35,6 +47,7 @@ from lightning_alignprune.signals import (
     AveragedSignal,
     BatchLoss,
     CalibratedLoss,
+    CenteredLoss,
     LabelOdds,
     Margin,
     ReferenceSamples,
@@ -43,30 +56,40 @@ from lightning_alignprune.signals import (
     WrongEvents,
 )
 from lightning_alignprune.state import Decision, LossTrajectories, PrunedSampler
-from lightning_alignprune.tap import TappedStep, register_loss
+from lightning_alignprune.tap import StepSamples, TappedStep, register_loss, samples_in_step
 
 __version__ = version("lightning-alignprune")
 
 __all__ = [
+    "ELR",
     "IES",
+    "RS2",
+    "SOP",
     "UCB",
     "AveragedSignal",
+    "BatchChoice",
+    "BatchLook",
     "BatchLoss",
     "CalibratedLoss",
+    "CenteredLoss",
     "Decision",
+    "DivBS",
     "DynamicAlignment",
     "DynamicPruningCallback",
     "DynamicRandom",
     "EpsilonGreedy",
+    "GeneralizedCrossEntropy",
     "InfoBatch",
     "LabelIssues",
     "LabelOdds",
     "LabelPosterior",
     "LastLoss",
+    "LossSinceStart",
     "LossTrajectories",
     "Margin",
     "MeanLoss",
     "MixtureCut",
+    "OrderDP",
     "Policy",
     "PosteriorCut",
     "PrunedSampler",
@@ -74,19 +97,25 @@ __all__ = [
     "PruningSchedule",
     "PseudoClean",
     "PseudoModerate",
+    "RePB",
     "ReferenceRank",
     "ReferenceSamples",
     "SampleLoss",
+    "SampleStateLoss",
     "Score",
     "SeTa",
     "Selection",
     "SelectionContext",
+    "SelectiveBackprop",
     "Signal",
     "StaticSubset",
+    "StepSamples",
+    "SymmetricCrossEntropy",
     "TappedStep",
     "TimeAverage",
     "TrajectoryScore",
     "WrongEvents",
     "__version__",
     "register_loss",
+    "samples_in_step",
 ]

@@ -1,6 +1,12 @@
 """Pure tensor functions: tensors in, tensors out. Nothing here knows Lightning or keeps state."""
 
 from lightning_alignprune.functional.alignment import alignment, mean_trajectory
+from lightning_alignprune.functional.batch_choice import (
+    DiverseChoice,
+    diverse_choice,
+    gradient_products,
+    selective_probabilities,
+)
 from lightning_alignprune.functional.calibration import (
     Calibration,
     Calibrator,
@@ -53,6 +59,14 @@ from lightning_alignprune.functional.mixture import (
     reference_cut,
     reference_rank,
 )
+from lightning_alignprune.functional.robust_losses import (
+    early_learning_penalty,
+    generalized_cross_entropy,
+    moved_targets,
+    sparse_overparam_losses,
+    symmetric_cross_entropy,
+    view_consistency,
+)
 from lightning_alignprune.functional.selection import (
     Selection,
     draw_fixed_count,
@@ -60,6 +74,9 @@ from lightning_alignprune.functional.selection import (
     full_selection,
     infobatch_selection,
     keep_always,
+    next_subset,
+    orderdp_selection,
+    repb_selection,
 )
 
 __all__ = [
@@ -67,6 +84,7 @@ __all__ = [
     "Calibration",
     "Calibrator",
     "Cut",
+    "DiverseChoice",
     "Judgement",
     "Selection",
     "Transition",
@@ -78,12 +96,16 @@ __all__ = [
     "calibrate",
     "class_matrix",
     "class_prior",
+    "diverse_choice",
     "draw_fixed_count",
     "draw_largest",
     "draw_seed",
+    "early_learning_penalty",
     "estimate_transition",
     "full_selection",
     "gaussian_cut",
+    "generalized_cross_entropy",
+    "gradient_products",
     "group_labels",
     "held_out_logits",
     "identity_calibrator",
@@ -98,19 +120,27 @@ __all__ = [
     "mean_trajectory",
     "moderate_subset",
     "most_suspicious_first",
+    "moved_targets",
+    "next_subset",
     "optimal_cuts",
+    "orderdp_selection",
     "pairflip",
     "reference_confusion",
     "reference_cut",
     "reference_rank",
+    "repb_selection",
     "sample_keys",
+    "selective_probabilities",
     "sliding_window",
     "small_loss_subset",
+    "sparse_overparam_losses",
+    "symmetric_cross_entropy",
     "symmetric_inclusive",
     "symmetric_next",
     "symmetric_uniform",
     "transition_matrix",
     "two_point_distribution",
     "uniform",
+    "view_consistency",
     "window_selection",
 ]

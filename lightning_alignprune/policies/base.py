@@ -10,6 +10,7 @@ from torch import Tensor
 from lightning_alignprune.functional.draws import draw_seed
 from lightning_alignprune.functional.selection import AllReduce, Selection
 from lightning_alignprune.schedule import Finish
+from lightning_alignprune.signals.base import Signal
 from lightning_alignprune.state.trajectories import LossTrajectories
 
 
@@ -83,6 +84,7 @@ class Policy(ABC):
             put is then refused at the start instead of at the first weight.
         uses_reference_scores: Whether :meth:`select` reads ``context.reference_scores``.
         uses_labels: Whether :meth:`select` reads ``context.labels``.
+        needs_signal: The kind of signal whose values the scores must be of; None for any.
     """
 
     finish: Finish = "full"
@@ -92,6 +94,8 @@ class Policy(ABC):
     weighs_samples: bool = False
     uses_reference_scores: bool = False
     uses_labels: bool = False
+    needs_signal: type[Signal] | None = None
+    signal_remedy: str = ""
 
     @abstractmethod
     def select(self, scores: Tensor, context: SelectionContext) -> Selection:

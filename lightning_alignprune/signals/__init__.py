@@ -4,11 +4,12 @@ from lightning_alignprune.signals.averages import AveragedSignal
 from lightning_alignprune.signals.base import NoLogitsError, ReferenceSamples, Signal
 from lightning_alignprune.signals.calibrated_loss import CalibratedLoss
 from lightning_alignprune.signals.label_odds import LabelOdds
-from lightning_alignprune.signals.losses import BatchLoss, SampleLoss
+from lightning_alignprune.signals.losses import BatchLoss, CenteredLoss, SampleLoss
 from lightning_alignprune.signals.margins import Margin, WrongEvents
 
 _ALL: tuple[type[Signal], ...] = (
     SampleLoss,
+    CenteredLoss,
     BatchLoss,
     CalibratedLoss,
     LabelOdds,
@@ -23,6 +24,7 @@ __all__ = [
     "AveragedSignal",
     "BatchLoss",
     "CalibratedLoss",
+    "CenteredLoss",
     "LabelOdds",
     "Margin",
     "NoLogitsError",
