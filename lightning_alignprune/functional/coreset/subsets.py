@@ -1,4 +1,4 @@
-"""Subsets chosen once from scores or features: pseudo-clean references and moderate coresets.
+"""From scores or features to the samples that are kept: largest, smallest, middle, or drawn.
 
 Legend: ``N`` samples, ``K`` chosen, ``d`` feature size, ``C`` classes.
 """
@@ -7,6 +7,90 @@ import torch
 from torch import Tensor
 
 from lightning_alignprune._checks import check_int
+from lightning_alignprune.functional.draws import sample_keys, uniform
+
+_TIES, _WEIGHTED = 11, 12  # streams of draws
+_ONCE = 0  # stands where a draw has its epoch
+
+
+def largest_subset(
+    scores: Tensor, count: int, labels: Tensor | None = None, seed: int = 0
+) -> Tensor:
+    """Choose the samples with the largest scores; equal ones at random.
+
+    Counts such as forgetting events are equal for many samples, and in the order of the data set
+    equal ones would come from its first classes.
+
+    Args:
+        scores: Shape (N,). High = keep; NaN, such as of a sample never seen, comes last.
+        count: K, in [1, N].
+        labels: Shape (N,), integers. With them every class keeps its share of the whole, to within
+            a sample, and the largest scores of each class are chosen.
+        seed: Seed of the order of equal scores.
+
+    Returns:
+        Shape (K,), int64, ascending indices.
+
+    Raises:
+        ValueError: If ``count`` is out of range or the lengths differ.
+
+    Example:
+        >>> scores, labels = torch.tensor([9.0, 8.0, 7.0, 1.0]), torch.tensor([0, 0, 1, 1])
+        >>> largest_subset(scores, 2).tolist(), largest_subset(scores, 2, labels).tolist()
+        ([0, 1], [0, 2])
+
+    Note:
+        Two sorts of N numbers, with labels four.
+    """
+    owner = "largest_subset"
+    remedy = "It is the size of the subset."
+    count = check_int(owner, "count", count, low=1, high=len(scores), remedy=remedy)
+    keys = sample_keys(torch.arange(len(scores), device=scores.device), seed, _ONCE, _TIES)
+    order = keys.argsort()
+    ranked = scores.nan_to_num(nan=-torch.inf, posinf=torch.inf, neginf=-torch.inf)[order]
+    order = order[ranked.argsort(descending=True, stable=True)]
+    if labels is None:
+        return order[:count].sort().values
+    _check_lengths(owner, "labels", labels, len(scores))
+    _, of_class = torch.unique(labels[order], return_inverse=True)
+    within = _place_in_class(of_class) < _shares(of_class.bincount(), count)[of_class]
+    return order[within].sort().values
+
+
+def _shares(sizes: Tensor, count: int) -> Tensor:
+    """Deal ``count`` out in proportion to the sizes: whole parts, then the largest remainders."""
+    exact = count * sizes  # whole numbers: no share is lost to rounding
+    total = sizes.sum()
+    shares = exact // total
+    left = count - int(shares.sum())
+    shares[(exact % total).argsort(descending=True, stable=True)[:left]] += 1
+    return shares
+
+
+def weighted_subset(log_weights: Tensor, count: int, seed: int = 0) -> Tensor:
+    """Draw samples without replacement, each with a chance proportional to its weight.
+
+    The K largest of log weight plus Gumbel noise are such a draw (Efraimidis and Spirakis 2006).
+
+    Args:
+        log_weights: Shape (N,). Minus infinity and NaN are drawn only when no others are left.
+        count: K, in [1, N].
+        seed: Seed of the draw, which depends on it and the sample's index only.
+
+    Returns:
+        Shape (K,), int64, ascending indices.
+
+    Raises:
+        ValueError: If ``count`` is out of range.
+
+    Example:
+        >>> weights = torch.tensor([0.0, 1.0, 1.0, 0.0, 1.0])
+        >>> weighted_subset(weights.log(), 3).tolist()
+        [1, 2, 4]
+    """
+    indices = torch.arange(len(log_weights), device=log_weights.device)
+    chance = uniform(indices, seed, _ONCE, _WEIGHTED).clamp_min(2.0**-54)
+    return largest_subset(log_weights.double() - (-chance.log()).log(), count, seed=seed)
 
 
 def small_loss_subset(losses: Tensor, count: int, labels: Tensor | None = None) -> Tensor:
