@@ -4,6 +4,7 @@ from importlib.metadata import version
 
 from lightning_alignprune.audit import LabelIssues
 from lightning_alignprune.callback import DynamicPruningCallback
+from lightning_alignprune.coreset import CoresetRun, CoresetWarmup
 from lightning_alignprune.functional import Selection
 from lightning_alignprune.plain_loop import PruningRun
 from lightning_alignprune.policies import (
@@ -36,8 +37,10 @@ from lightning_alignprune.signals import (
     BatchLoss,
     CalibratedLoss,
     LabelOdds,
+    LabelProbability,
     Margin,
     ReferenceSamples,
+    RightPrediction,
     SampleLoss,
     Signal,
     WrongEvents,
@@ -53,6 +56,8 @@ __all__ = [
     "AveragedSignal",
     "BatchLoss",
     "CalibratedLoss",
+    "CoresetRun",
+    "CoresetWarmup",
     "Decision",
     "DynamicAlignment",
     "DynamicPruningCallback",
@@ -62,6 +67,7 @@ __all__ = [
     "LabelIssues",
     "LabelOdds",
     "LabelPosterior",
+    "LabelProbability",
     "LastLoss",
     "LossTrajectories",
     "Margin",
@@ -76,6 +82,7 @@ __all__ = [
     "PseudoModerate",
     "ReferenceRank",
     "ReferenceSamples",
+    "RightPrediction",
     "SampleLoss",
     "Score",
     "SeTa",
