@@ -16,7 +16,7 @@ $(VENV)/.dev: pyproject.toml
 	$(BIN)/python -m pip install --quiet --editable ".[dev]"
 	touch $@ $(VENV)/.demo
 
-demo: $(VENV)/.demo ## Compare six methods and early stopping on digits with 40 % wrong labels
+demo: $(VENV)/.demo ## Compare six methods, early stopping and averaged weights on digits with 40 % wrong labels
 	$(BIN)/python examples/digits.py
 
 test: $(VENV)/.dev ## Unit and integration tests, doctests

@@ -125,7 +125,7 @@ def step_microseconds(repeats: int = 400) -> dict[str, float]:
         recorder.run(net.training_step, batch, step)
         values = recorder.collect()
         assert values is not None
-        bank.record(*values)
+        bank.record(values.indices, values.values)
 
     def in_empty_mode(step: int) -> None:
         with _Empty():

@@ -3,8 +3,8 @@
     python examples/benchmarks/results_pages.py
 
 A table stands between `<!-- table: <name> -->` and `<!-- end -->`; the text around it is yours.
-The runs are those of `run_table.py`, which writes them with `--jsonl`, and of `examples/digits.py`,
-which writes outputs/digits.json.
+The runs are those of `run_table.py`, which writes them with `--jsonl`, of `examples/digits.py`,
+which writes outputs/digits.json, `audit_digits.py` and `audit_against_cleanlab.py`.
 """
 
 import json
@@ -14,13 +14,15 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import audit_digits
+from _table import cleanlab_report
 from _table.methods import ABLATIONS
 from _table.preset_report import Column, preset_table
 from _table.report import markdown, pipes
 from _table.tasks import CIFAR10N, CIFAR10N_AUGMENTED, NEWS, Task
 
 DOCS = Path(__file__).parents[2] / "docs"
-PAGES = ("../README.md", "results_news.md", "results_cifar10n.md", "robust.md")
+PAGES = ("../README.md", "audit.md", "results_news.md", "results_cifar10n.md", "robust.md")
 sys.path.append(str(Path(__file__).parents[1]))
 NOISES = (
     "clean",
@@ -65,8 +67,20 @@ def _digits() -> str:
     return pipes(rows(json.loads((DOCS / "results" / "digits.json").read_text())))
 
 
+def _against_cleanlab() -> str:
+    found = json.loads((DOCS / "results" / "audit_against_cleanlab.json").read_text())
+    return cleanlab_report.tables(found["runs"])
+
+
+def _audit_digits() -> str:
+    found = json.loads((DOCS / "results" / "audit_digits.json").read_text())
+    return audit_digits.table(found["runs"])
+
+
 TABLES: dict[str, Callable[[], str]] = {
     "digits": _digits,
+    "audit_digits": _audit_digits,
+    "against_cleanlab": _against_cleanlab,
     "news": lambda: _all(NEWS, "news"),
     "news_fast": lambda: _all(NEWS, "news_lr_0.01"),
     "images": lambda: _all(CIFAR10N, "cifar10n"),

@@ -57,17 +57,20 @@ def shares_of_wrong(said: str) -> tuple[int, int]:
     return int(before), int(after)
 
 
-def test_the_demo_compares_six_methods_and_early_stopping(run, tmp_path):
+def test_the_demo_compares_six_methods_and_what_stops_early(run, tmp_path):
     said, names = run("digits.py", "--seeds", "1", "--epochs", "6")
     header, *rows = said.split("\n\n")[1].splitlines()
     for title in ("accuracy", "passes", "seconds", "wrong in kept", "right kept", "AUROC"):
         assert title in header
-    assert len(rows) == 7
+    assert len(rows) == 8
     assert rows[1].startswith("early stopping")
+    assert rows[2].startswith("EMA, stopped")
     assert "±" not in said  # one seed has no spread
     assert all(len(line) <= 80 for line in said.splitlines())
     results = json.loads((tmp_path / "outputs" / "digits.json").read_text())
     (full,), (stopped,) = results["full training"], results["early stopping"]
+    (averaged,) = results["EMA, stopped"]
+    assert averaged["accuracy"] != stopped["accuracy"]
     assert (full["wrong_among_kept"], full["right_kept"], full["passes"]) == (40, 100, 1)
     assert stopped["seconds"] <= full["seconds"]
     assert "±" in names["table"]({"two": [full, stopped]})

@@ -124,6 +124,19 @@ def versions() -> dict[str, str]:
     return {name: version(name) for name in ("torch", "lightning", "lightning-alignprune")}
 
 
+def new_module(task: Task, recipe: Recipe, seed: int) -> Classifier:
+    """Return the network as it is before training; a seed gives all rows the same weights."""
+    pl.seed_everything(seed, verbose=False)
+    optimizer = OptimizerConfig(
+        "sgd",
+        lr=recipe.learning_rate,
+        weight_decay=recipe.weight_decay,
+        momentum=recipe.momentum,
+    )
+    schedule = ScheduleConfig(recipe.schedule)
+    return Classifier(task.network(), task.num_classes, optimizer=optimizer, schedule=schedule)
+
+
 def train(
     task: Task, recipe: Recipe, parts: Parts, method: str, seed: int, bar: Any
 ) -> dict[str, Any]:
@@ -132,19 +145,7 @@ def train(
     Returns:
         The method's settings, the wall seconds of the fit, and the numbers of the table.
     """
-    # The same initial weights for all rows of a seed.
-    pl.seed_everything(seed, verbose=False)
-    module = Classifier(
-        task.network(),
-        task.num_classes,
-        optimizer=OptimizerConfig(
-            "sgd",
-            lr=recipe.learning_rate,
-            weight_decay=recipe.weight_decay,
-            momentum=recipe.momentum,
-        ),
-        schedule=ScheduleConfig(recipe.schedule),
-    )
+    module = new_module(task, recipe, seed)
     pruning = ALL_METHODS[method][1](parts)
     measure = Measure(parts, pruning, bar)
     trainer = pl.Trainer(
