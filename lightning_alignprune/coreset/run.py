@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, Literal, get_args
 
 from lightning.pytorch import LightningDataModule, LightningModule, Trainer
+from lightning.pytorch.utilities.seed import isolate_rng
 from torch import Tensor
 
 from lightning_alignprune._checks import check_choice, check_float, check_int, message, resolve
@@ -111,7 +112,8 @@ class CoresetRun:
         if ckpt_path is not None:
             read_indices(self.path)  # says what is missing
         else:
-            self.choose(module, data, make_trainer)
+            with isolate_rng():  # the training is the same with the warm-up and without it
+                self.choose(module, data, make_trainer)
         subset = StaticSubset(indices=self.path)
         callback = DynamicPruningCallback("LastLoss", subset, seed=self.seed)
         trainer = _with_callback(make_trainer(), callback)

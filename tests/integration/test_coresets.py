@@ -208,6 +208,16 @@ def test_a_resumed_training_goes_on_with_the_same_samples(digits, tmp_path):
     assert_identical(make(path), whole)
 
 
+def test_the_training_is_the_same_with_the_warmup_and_without_it(digits, tmp_path):
+    weights = []
+    for if_exists in ("refuse", "use"):
+        pl.seed_everything(0, verbose=False)
+        run = CoresetRun("el2n", 0.3, 2, tmp_path / "kept.npy", if_exists=if_exists)
+        trainer = run.fit(Digits, DataLoader(digits, 32, shuffle=True), recipe)
+        weights.append(weights_of(trainer.lightning_module))
+    assert_identical(*weights)
+
+
 def test_scores_are_averaged_over_warmups(digits, tmp_path):
     pl.seed_everything(0, verbose=False)
     run = CoresetRun("el2n", 0.3, 1, tmp_path / "kept.npy", num_warmups=2, seed=4)
