@@ -23,6 +23,8 @@ _SLACK = 2e-3  # radians that rounding may move an angle
 _CELL_STRIDE = 4.0  # above pi, so that cell number and angle make one sorted key
 _FEWEST_IN_CELLS = 512
 _NUM_PROBES = 256
+_ITERATIONS, _MOST_EACH = 5, 32  # of the centres' k-means
+_TOGETHER = 0.1  # of the time alone that a similarity takes when many are computed at once
 _STREAM = 14
 
 
@@ -77,8 +79,8 @@ def neighbourhood_subset(
         threshold: Neighbours have ``0.5 + 0.5 * cosine`` above it; in [0.5, 1). 0.975 for CIFAR-10,
             0.95 for CIFAR-100 and ImageNet, 0.8 for Clothing-1M in the paper.
         eta: Scale of the confidences.
-        most_pairs: How many similarities to compute at most. K times the mean number of samples
-            that may be neighbours is estimated before anything is picked.
+        most_pairs: How many similarities to compute at most. K times those of a pick, with the
+            centres and with samples that may be neighbours, is estimated before anything is picked.
         seed: Seed of the cells' centres, which decide about the time, not about the picks.
 
     Returns:
@@ -94,9 +96,10 @@ def neighbourhood_subset(
         [0, 2]
 
     Note:
-        Memory: two copies of the features, one after the start, and some numbers a sample. Time:
-        O(sqrt(N) * d) a pick and O(d) for each sample that may be its neighbour; where these are
-        few O(K * sqrt(N) * d).
+        Memory: two copies of the features, one after the start, and some numbers a sample. Time of
+        a pick: O(d) for each cell and for each sample that may be a neighbour. There are sqrt(N)
+        cells, more where these leave too many such samples; where few are left it is
+        O(K * sqrt(N) * d).
     """
     owner, num_samples = "neighbourhood_subset", len(features)
     remedy = "It is the size of the subset."
@@ -105,8 +108,8 @@ def neighbourhood_subset(
     check_float(owner, "threshold", threshold, low=0.5, below=1, remedy=remedy)
     check_float(owner, "eta", eta, above=0, remedy="1 in the paper.")
     _check_values(owner, features, confidence)
-    cells = _Cells(features, threshold, seed)
-    num_pairs = cells.mean_candidates(seed) * count
+    cells, of_a_pick = _worthwhile_cells(features, threshold, count, seed)
+    num_pairs = of_a_pick * count
     if num_pairs > most_pairs:
         raise ValueError(
             f"{owner}: expected at most {most_pairs:.3g} similarities, got about {num_pairs:.2g} "
@@ -114,6 +117,32 @@ def neighbourhood_subset(
             "are neighbours, pick fewer, or raise most_pairs for a machine that is fast enough."
         )
     return _picks(cells, confidence, count, threshold, eta)
+
+
+def _worthwhile_cells(
+    features: Tensor, threshold: float, count: int, seed: int
+) -> tuple["_Cells", float]:
+    """Make cells, twice as many as long as that saves more than it takes.
+
+    Fewer cells than clusters leave almost all samples to look at.
+
+    Returns:
+        The cells, and how many similarities a pick takes with them.
+    """
+    points = F.normalize(features.flatten(1).float(), dim=1)
+    num_samples = len(points)
+    number = 1 if num_samples < _FEWEST_IN_CELLS else round(math.sqrt(num_samples))
+    cells = _Cells(points, threshold, number, seed)
+    looked_at = cells.mean_candidates(seed)
+    while number > 1 and looked_at > number:
+        number *= 2
+        pairs = number * (num_samples + _ITERATIONS * min(num_samples, number * _MOST_EACH))
+        if number > num_samples or pairs * _TOGETHER > looked_at * count:
+            break
+        del cells  # only one of them at a time
+        cells = _Cells(points, threshold, number, seed)
+        looked_at = cells.mean_candidates(seed)
+    return cells, looked_at + len(cells.bounds)
 
 
 def _picks(cells: "_Cells", confidence: Tensor, count: int, threshold: float, eta: float) -> Tensor:
@@ -150,17 +179,14 @@ class _Cells:
         bounds: Of each cell the first place and the one after its last.
     """
 
-    def __init__(self, features: Tensor, threshold: float, seed: int) -> None:
-        points = F.normalize(features.flatten(1).float(), dim=1)
-        num_samples = len(points)
-        wanted = 1 if num_samples < _FEWEST_IN_CELLS else round(math.sqrt(num_samples))
-        self._centres = cosine_kmeans(points, wanted, seed, iterations=5, most_each=64)
+    def __init__(self, points: Tensor, threshold: float, number: int, seed: int) -> None:
+        self._centres = cosine_kmeans(points, number, seed, _ITERATIONS, _MOST_EACH)
         similarity, cell = nearest_prototype(points, self._centres)
         keys = cell * _CELL_STRIDE + similarity.double().clamp(-1, 1).arccos()
         self._keys, self.order = keys.sort()
         self.points = points[self.order]
         self._reach = math.acos(2 * threshold - 1) + _SLACK
-        sizes = cell.bincount(minlength=wanted)
+        sizes = cell.bincount(minlength=number)
         filled = sizes.nonzero().squeeze(1)
         self._centres, self._names = self._centres[filled], filled
         stops = sizes[filled].cumsum(0)

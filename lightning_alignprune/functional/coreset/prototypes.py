@@ -12,7 +12,7 @@ from lightning_alignprune.functional.draws import sample_keys, uniform
 
 _STREAM = 13
 _ONCE = 0
-_MOST_AT_FIRST = 32  # samples a centre among which it begins
+_AT_FIRST = 8  # of the drawn samples one in so many, among which the centres begin
 _MOST_SIMILARITIES = 1 << 24  # held at a time
 
 
@@ -55,7 +55,7 @@ def cosine_kmeans(
     indices = torch.arange(num_samples, device=features.device)
     drawn = sample_keys(indices, seed, _ONCE, _STREAM).argsort()[: k * most_each]
     points = F.normalize(features[drawn].float(), dim=1)
-    centres, before = _beginning(points[: k * _MOST_AT_FIRST], k, seed), None
+    centres, before = _beginning(points[: max(k, len(drawn) // _AT_FIRST)], k, seed), None
     for _ in range(iterations):
         similarity, nearest = nearest_prototype(points, centres)
         if before is not None and torch.equal(nearest, before):

@@ -62,6 +62,15 @@ def slow_picks(features, confidence, count, threshold, eta):
     return picks
 
 
+def test_more_clusters_than_the_root_of_n_are_told_apart():
+    generator = torch.Generator().manual_seed(0)
+    centres = torch.randn(200, 32, generator=generator).relu()
+    features = centres.repeat(10, 1) + 0.1 * torch.randn(2000, 32, generator=generator)
+    confidence = 0.1 + 0.9 * torch.rand(2000, generator=generator)
+    few = neighbourhood_subset(features, confidence, 600, most_pairs=600 * 400)  # of 2000 each
+    assert few[:100].tolist() == slow_picks(features, confidence, 100, 0.95, 1.0)
+
+
 @pytest.mark.parametrize(
     ("num_samples", "size", "threshold", "eta"),
     [(60, 3, 0.95, 1.0), (900, 12, 0.9, 1.0), (900, 12, 0.6, 10.0), (700, 3, 0.975, 2.0)],
