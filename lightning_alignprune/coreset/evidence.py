@@ -12,9 +12,10 @@ class SeenBatch(NamedTuple):
     """One batch of the scoring pass, in evaluation mode, on the module's device.
 
     Attributes:
-        losses: Shape (B,), float32: plain losses, without label smoothing.
+        losses: Shape (B,), float32: plain losses, without label smoothing; NaN where the loss
+            ignores the sample.
         probabilities: Shape (B, C), float32; None unless the step has one classification loss.
-        labels: Shape (B,), int64, the given labels; None likewise.
+        labels: Shape (B,), int64, the given labels, 0 where ignored; None likewise.
         features: Shape (B, d), float32; None unless the method reads them.
         has_bias: Whether the layer that makes the logits has a bias; True where unknown.
     """

@@ -67,7 +67,7 @@ class FeatureHook:
     def _catch(self, part: nn.Module, given: tuple[Any, ...], output: Any) -> None:
         if self.layer is not None and isinstance(output, Tensor):
             self._calls.append((part, output.detach().clone(), output))  # the next may be in place
-        elif self.layer is None and given and isinstance(output, Tensor):
+        elif self.layer is None and given and isinstance(output, Tensor) and output.ndim == 2:
             self._calls.append((part, given[0].detach(), output))
 
     def features(self, logits: Tensor) -> Tensor:

@@ -179,6 +179,10 @@ class CoresetRun:
             _seed_of(self.seed, number),
         )
         trainer = _with_callback(make_trainer(max_epochs=self.warmup_epochs), warmup)
+        if trainer.fast_dev_run:  # type: ignore[attr-defined]
+            constraint, value = "to make Trainers that run whole epochs", "fast_dev_run"
+            remedy = "To try it out, warm up for few epochs on few samples."
+            raise ValueError(message(_OWNER, "make_trainer", constraint, value, remedy))
         warmed = copy.deepcopy(module) if isinstance(module, LightningModule) else module()
         trainer.fit(warmed, **_data(data), ckpt_path=ckpt_path)
         return trainer, warmup

@@ -31,11 +31,11 @@ class ScoredPass(NamedTuple):
 def scoring_loader(fit: RunningFit, train_loader: DataLoader[Any]) -> Any:
     """Return a loader of all training samples in order.
 
-    That of a ``scoring_dataloader`` hook on the DataModule or the module, where samples can be seen
-    without augmentation; else the train loader's data, as training sees them.
+    The samples of a ``scoring_dataloader`` hook on the DataModule or the module, where they can be
+    seen without augmentation; else those of the train loader, as training sees them.
 
     Raises:
-        MisconfigurationException: If the hook's loader holds other samples.
+        MisconfigurationException: If the hook gives no loader, or one of other samples.
     """
     trainer: Any = fit.trainer
     for owner in (trainer.datamodule, fit.module):
@@ -43,17 +43,29 @@ def scoring_loader(fit: RunningFit, train_loader: DataLoader[Any]) -> Any:
         if not callable(hook):
             continue
         loader = hook()
-        given, wanted = len(loader.dataset), len(train_loader.dataset)  # type: ignore[arg-type]
-        labels = read_labels(loader.dataset), read_labels(train_loader.dataset)
-        is_same = None in labels or torch.equal(*labels)  # type: ignore[arg-type]
-        if given != wanted or not is_same:
+        other = _difference(loader, train_loader)
+        if other is not None:
+            num_samples = len(train_loader.dataset)  # type: ignore[arg-type]
             raise refusal(
-                f"{SCORING_HOOK} to give the {wanted} training samples, in their order",
-                f"{given} samples" if given != wanted else "samples with other labels",
+                f"{SCORING_HOOK} to give a DataLoader of the {num_samples} training samples",
+                other,
                 "Change the transform only.",
             )
-        return loader
+        return in_index_order(loader)
     return in_index_order(train_loader)
+
+
+def _difference(loader: Any, train_loader: DataLoader[Any]) -> str | None:
+    """Say in what a loader differs from that of the training samples; None if not to be seen."""
+    if not isinstance(loader, DataLoader):
+        return type(loader).__name__
+    given, wanted = loader.dataset, train_loader.dataset
+    if len(given) != len(wanted):  # type: ignore[arg-type]
+        return f"{len(given)} samples"  # type: ignore[arg-type]
+    labels, true_labels = read_labels(given), read_labels(wanted)
+    if labels is None or true_labels is None or torch.equal(labels, true_labels):
+        return None
+    return "samples with other labels"
 
 
 def scoring_pass(
@@ -75,7 +87,8 @@ def scoring_pass(
     with torch.compiler.set_stance("force_eager"), hook or nullcontext():
         for evaluated in evaluated_batches(fit, loader, plain=True):
             seen = _seen(evaluated, method, hook)
-            values.append(method.values(seen).float().cpu())
+            found = method.values(seen).float()
+            values.append(torch.where(seen.losses.isnan(), torch.nan, found).cpu())
             if seen.labels is not None:
                 labels.append(seen.labels.cpu())
             if method.keeps_features and seen.features is not None:
@@ -110,4 +123,5 @@ def _seen(evaluated: EvaluatedBatch, method: CoresetMethod, hook: FeatureHook | 
         return SeenBatch(call.losses)
     features = None if hook is None else hook.features(call.logits)
     has_bias = hook is None or hook.has_bias
-    return SeenBatch(call.losses, call.logits.float().softmax(1), call.target, features, has_bias)
+    labels = torch.where(call.losses.isnan(), 0, call.target)  # such as -100
+    return SeenBatch(call.losses, call.logits.float().softmax(1), labels, features, has_bias)

@@ -128,13 +128,17 @@ class CoresetWarmup(DynamicPruningCallback):
 
         Raises:
             RuntimeError: Before the warm-up has ended in this process.
+            TypeError: If ``fraction`` is no number.
+            ValueError: If it is out of range.
         """
         if self.evidence is None:
             raise RuntimeError(
                 f"{type(self).__name__}: nothing to choose from before the warm-up has ended. "
                 "Call Trainer.fit first."
             )
+        remedy = "It is the share of the samples that is kept."
         share = self.fraction if fraction is None else fraction
+        check_float(type(self).__name__, "fraction", share, above=0, below=1, remedy=remedy)
         count = max(1, round(share * self.evidence.num_samples))
         return self.method.choose(self.evidence, count).cpu().sort().values
 

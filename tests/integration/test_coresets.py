@@ -165,7 +165,8 @@ def test_samples_are_scored_without_augmentation_where_the_data_can_show_them(di
 
         def scoring_dataloader(self):
             x, y = digits.tensors
-            return DataLoader(TensorDataset(x, y.roll(1) if self.shift else y), 50)
+            labels = y.roll(1) if self.shift else y
+            return DataLoader(TensorDataset(x, labels), 50, shuffle=True, drop_last=True)
 
     module, warmup, data = Digits(), CoresetWarmup("ssp", 0.3, feature_layer="net.0"), Data()
     make_trainer(warmup, max_epochs=1).fit(module, datamodule=data)
@@ -173,6 +174,9 @@ def test_samples_are_scored_without_augmentation_where_the_data_can_show_them(di
         torch.testing.assert_close(warmup.evidence.features, module.net[0](digits.tensors[0]))
     data.shift = 1.0
     with pytest.raises(MisconfigurationException, match="got samples with other labels"):
+        make_trainer(CoresetWarmup("ssp", 0.3), max_epochs=1).fit(Digits(), datamodule=data)
+    data.scoring_dataloader = lambda: [digits.tensors]
+    with pytest.raises(MisconfigurationException, match="300 training samples, got list"):
         make_trainer(CoresetWarmup("ssp", 0.3), max_epochs=1).fit(Digits(), datamodule=data)
 
 
@@ -268,6 +272,19 @@ def test_refusals_before_the_first_step(digits):
     run = CoresetRun("el2n", 0.3, 1, "unwritten.npy")
     with pytest.raises(ValueError, match="Trainers that prune nothing themselves, got 'Dynamic"):
         run.choose(Digits(), loader, partial(recipe, DynamicPruningCallback("loss")))
+    with pytest.raises(ValueError, match="Trainers that run whole epochs, got 'fast_dev_run'"):
+        run.choose(Digits(), loader, partial(recipe, fast_dev_run=True))
+
+
+@pytest.mark.parametrize("method", ["small_loss", "el2n", "forgetting"])
+def test_samples_that_the_loss_ignores_come_last(digits, method):
+    x, y = digits.tensors
+    y = y.clone()
+    y[10:20] = -100
+    warmup = CoresetWarmup(method, 0.3)
+    loader = DataLoader(TensorDataset(x, y), 32, shuffle=True)
+    make_trainer(warmup, max_epochs=2).fit(Digits(), loader)
+    assert not {*range(10, 20)} & {*warmup.indices.tolist()}
 
 
 def test_a_loss_without_classes_has_small_losses_and_nothing_else():

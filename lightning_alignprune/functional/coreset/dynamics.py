@@ -31,7 +31,7 @@ def forgetting_events(rows: Sequence[Tensor], never_learned: NeverLearned = "zer
             those are wrong.
 
     Returns:
-        Shape (N,), float32, from 0 to T.
+        Shape (N,), float32, from 0 to T; NaN where no epoch saw the sample.
 
     Raises:
         ValueError: If there are no rows or the word is another.
@@ -48,13 +48,16 @@ def forgetting_events(rows: Sequence[Tensor], never_learned: NeverLearned = "zer
     _check_rows("forgetting_events", rows, 1)
     events = torch.zeros_like(rows[0], dtype=torch.float32)
     was_right = torch.zeros_like(rows[0], dtype=torch.bool)
-    ever_right = was_right.clone()
+    ever_right, ever_seen = was_right.clone(), was_right.clone()
     for row in rows:
         seen, right = ~row.isnan(), row > 0.5
         events += was_right & seen & ~right
         was_right = torch.where(seen, right, was_right)
         ever_right |= right
-    return torch.where(ever_right, events, len(rows)) if never_learned == "max" else events
+        ever_seen |= seen
+    if never_learned == "max":
+        events = torch.where(ever_right, events, len(rows))
+    return torch.where(ever_seen, events, torch.nan)
 
 
 def window_uncertainty(

@@ -25,6 +25,7 @@ _FEWEST_IN_CELLS = 512
 _NUM_PROBES = 256
 _ITERATIONS, _MOST_EACH = 5, 32  # of the centres' k-means
 _TOGETHER = 0.1  # of the time alone that a similarity takes when many are computed at once
+_ROWS = 1 << 14  # looked at together
 _STREAM = 14
 
 
@@ -225,7 +226,9 @@ def _check_values(owner: str, features: Tensor, confidence: Tensor) -> None:
             f"{owner}: expected confidence of shape ({len(features)},), got "
             f"{tuple(confidence.shape)}. Pass one per sample, in the same order."
         )
-    bad = ~features.flatten(1).isfinite().all(1) | ~((confidence > 0) & confidence.isfinite())
+    parts = torch.split(features.flatten(1), _ROWS)
+    bad = ~torch.cat([part.isfinite().all(1) for part in parts])
+    bad |= ~((confidence > 0) & confidence.isfinite())
     if bool(bad.any()):
         first = int(bad.nonzero()[0])
         raise ValueError(

@@ -156,24 +156,24 @@ def moderate_subset(features: Tensor, labels: Tensor, count: int) -> Tensor:
         [0, 1, 3]
 
     Note:
-        O(N * d) and a sort of N numbers; a copy of the largest class's features.
+        O(N * (C + d)) and a sort of N numbers; two copies of the largest class's features.
     """
     owner = "moderate_subset"
     num_samples = len(features)
     remedy = "It is the size of the subset."
     count = check_int(owner, "count", count, low=1, high=num_samples, remedy=remedy)
     _check_lengths(owner, "labels", labels, num_samples)
-    if not bool(features.isfinite().all()):
-        first = int((~features.isfinite()).flatten(1).any(1).nonzero()[0])
-        raise ValueError(
-            f"{owner}: expected finite features, got NaN or inf for sample {first}. "
-            "Look at that sample and at the network."
-        )
     distance = torch.empty(num_samples, device=features.device)
     classes: Tensor = torch.unique(labels)
     for label in classes:
         members = (labels == label).nonzero().squeeze(1)
         of_class = features[members].flatten(1).float()
+        bad = ~of_class.isfinite().all(1)
+        if bool(bad.any()):
+            raise ValueError(
+                f"{owner}: expected finite features, got NaN or inf for sample "
+                f"{int(members[bad][0])}. Look at that sample and at the network."
+            )
         distance[members] = (of_class - _median(of_class)).square().sum(1).sqrt()
     start = (num_samples - count) // 2
     return distance.argsort(stable=True)[start : start + count].sort().values
@@ -181,8 +181,9 @@ def moderate_subset(features: Tensor, labels: Tensor, count: int) -> Tensor:
 
 def _median(values: Tensor) -> Tensor:
     # Of an even number the mean of the middle two; torch.median would take the lower.
-    ordered = values.sort(dim=0).values
-    return (ordered[(len(values) - 1) // 2] + ordered[len(values) // 2]) / 2
+    columns, number = values.T.contiguous(), len(values)
+    lower = columns.kthvalue((number + 1) // 2, dim=1).values
+    return lower if number % 2 else (lower + columns.kthvalue(number // 2 + 1, dim=1).values) / 2
 
 
 def _place_in_class(labels: Tensor) -> Tensor:

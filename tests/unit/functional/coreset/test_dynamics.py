@@ -33,6 +33,7 @@ def test_oracle_of_forgetting():
 
 def test_an_epoch_that_did_not_see_a_sample_is_passed_over():
     assert forgetting_events(rows([1.0, NAN, 0.0], [1.0, NAN, 1.0])).tolist() == [1, 0]
+    assert forgetting_events(rows([NAN, NAN]), "max").isnan().all()
 
 
 def test_oracle_of_the_windows():
