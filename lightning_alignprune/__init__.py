@@ -4,6 +4,7 @@ from importlib.metadata import version
 
 from lightning_alignprune.audit import LabelIssues
 from lightning_alignprune.callback import DynamicPruningCallback
+from lightning_alignprune.coreset import CoresetRun, CoresetWarmup
 from lightning_alignprune.functional import Selection
 from lightning_alignprune.in_batch import BatchChoice, BatchLook, DivBS, SelectiveBackprop
 from lightning_alignprune.losses import (
@@ -49,8 +50,10 @@ from lightning_alignprune.signals import (
     CalibratedLoss,
     CenteredLoss,
     LabelOdds,
+    LabelProbability,
     Margin,
     ReferenceSamples,
+    RightPrediction,
     SampleLoss,
     Signal,
     WrongEvents,
@@ -72,6 +75,8 @@ __all__ = [
     "BatchLoss",
     "CalibratedLoss",
     "CenteredLoss",
+    "CoresetRun",
+    "CoresetWarmup",
     "Decision",
     "DivBS",
     "DynamicAlignment",
@@ -83,6 +88,7 @@ __all__ = [
     "LabelIssues",
     "LabelOdds",
     "LabelPosterior",
+    "LabelProbability",
     "LastLoss",
     "LossSinceStart",
     "LossTrajectories",
@@ -100,6 +106,7 @@ __all__ = [
     "RePB",
     "ReferenceRank",
     "ReferenceSamples",
+    "RightPrediction",
     "SampleLoss",
     "SampleStateLoss",
     "Score",

@@ -8,9 +8,10 @@ import os
 import re
 import sys
 from collections.abc import Callable, Sequence
+from inspect import signature
 from typing import Any, NamedTuple, NoReturn
 
-from lightning.pytorch import Callback
+from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI
 from lightning.pytorch.utilities.rank_zero import rank_zero_warn
 from typing_extensions import override
@@ -20,6 +21,7 @@ from lightning_alignprune._command_errors import is_refusal, names_of_subclasses
 from lightning_alignprune._extras import require
 from lightning_alignprune.audit.commands import audit_checkpoint, report_checkpoint
 from lightning_alignprune.callback import DynamicPruningCallback
+from lightning_alignprune.coreset import CoresetRun
 from lightning_alignprune.data import NoisyLabelDataModule
 from lightning_alignprune.data.noise_file import make_noise_file
 from lightning_alignprune.data.settings import MOVED
@@ -250,13 +252,17 @@ COMMANDS = {
         report_checkpoint, "Write one HTML page about the run that wrote a checkpoint.", True
     ),
 }
+_CORESET = "coreset"  # a command that takes what `fit` does
+_HELP = "Train on the samples worth training on."
+_CORESET_HELP = "Choose a coreset after a warm-up, and train on it from the start."
 
 
 def main(args: Sequence[str] | None = None) -> None:
     """Run the console script ``alignprune``.
 
     ``fit``, ``validate`` and ``test`` are those of Lightning, on this package's classifier and
-    data modules; ``COMMANDS`` has the others.
+    data modules; ``coreset`` is ``fit`` by way of a :class:`CoresetRun`; ``COMMANDS`` has the
+    others.
     """
     given = list(sys.argv[1:] if args is None else args)
     require("jsonargparse", "cli", "alignprune")
@@ -264,23 +270,28 @@ def main(args: Sequence[str] | None = None) -> None:
         _run_command(given[0], given[1:])
         return
     try:
-        _ConsoleCLI(
-            Classifier,
-            NoisyLabelDataModule,
-            subclass_mode_data=True,
-            auto_configure_optimizers=False,
-            seed_everything_default=0,
-            save_config_kwargs={"overwrite": True},  # fit, then test, in one folder
-            args=args if args is None else given,
-            parser_kwargs={
-                "prog": "alignprune",
-                "description": "Train on the samples worth training on.",
-            },
-        )
+        if given[:1] == [_CORESET]:
+            _CoresetCLI(args=given[1:], run=False, **_settings("alignprune coreset")).train()
+        else:
+            _ConsoleCLI(args=args if args is None else given, **_settings("alignprune"))
     except Exception as error:
         if not is_refusal(error) or "JSONARGPARSE_DEBUG" in os.environ:
             raise
         sys.exit(f"error: {one_line(str(error))}")
+
+
+def _settings(prog: str) -> dict[str, Any]:
+    """What the CLIs of the console script have in common."""
+    description = _CORESET_HELP if prog.endswith(_CORESET) else _HELP
+    return {
+        "model_class": Classifier,
+        "datamodule_class": NoisyLabelDataModule,
+        "subclass_mode_data": True,
+        "auto_configure_optimizers": False,
+        "seed_everything_default": 0,
+        "save_config_kwargs": {"overwrite": True},  # fit, then test, in one folder
+        "parser_kwargs": {"prog": prog, "description": description},
+    }
 
 
 class _ConsoleCLI(AlignPruneCLI):
@@ -298,19 +309,61 @@ class _ConsoleCLI(AlignPruneCLI):
         )
         for name, command in COMMANDS.items():
             listed.add_subcommand(name, _command_parser(name), help=command.help)
+        coreset = LightningArgumentParser(prog="alignprune coreset", description=_CORESET_HELP)
+        listed.add_subcommand(_CORESET, coreset, help=_CORESET_HELP)
 
     @override
     def parse_arguments(self, parser: LightningArgumentParser, args: ArgsType) -> None:
         super().parse_arguments(parser, args)
-        if self.config.subcommand in COMMANDS:
+        if self.config.subcommand in (*COMMANDS, _CORESET):
             parser.error(f"expected {self.config.subcommand} as the first word, got it later.")
 
     @override
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         super().add_arguments_to_parser(parser)
-        parser.link_arguments(
-            "data", "model.num_classes", compute_fn=_num_classes, apply_on="instantiate"
+        _link_num_classes(parser)
+
+
+class _CoresetCLI(AlignPruneCLI):
+    """The arguments of ``fit`` but for ``--pruning``, and those of the protocol."""
+
+    @override
+    def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        # The seed is that of --seed_everything.
+        parser.add_class_arguments(CoresetRun, skip={"seed"}, instantiate=False)
+        parser.add_argument(
+            "--ckpt_path", type=str | None, help="Resume the training on the coreset from there."
         )
+        _link_num_classes(parser)
+
+    @override
+    def parse_arguments(self, parser: LightningArgumentParser, args: ArgsType) -> None:
+        # Not Lightning's own, which warns that sys.argv has more.
+        self.config = parser.parse_args(args)  # type: ignore[arg-type]
+
+    @override
+    def before_instantiate_classes(self) -> None:
+        """Leave callbacks alone: the protocol refuses one that prunes."""
+
+    def train(self) -> None:
+        """Warm up, choose, and train on what was chosen."""
+        names = [name for name in signature(CoresetRun).parameters if name != "seed"]
+        run = CoresetRun(**{name: self.config_init[name] for name in names})
+        run.fit(self._make_module, self.datamodule, self._make_trainer, self.config.ckpt_path)
+
+    def _make_module(self) -> LightningModule:
+        module: LightningModule = self.parser.instantiate_classes(self.config).model
+        return module
+
+    def _make_trainer(self, **kwargs: Any) -> Trainer:
+        self.config_init = self.parser.instantiate_classes(self.config)  # callbacks of its own
+        return self.instantiate_trainer(**kwargs)
+
+
+def _link_num_classes(parser: LightningArgumentParser) -> None:
+    parser.link_arguments(
+        "data", "model.num_classes", compute_fn=_num_classes, apply_on="instantiate"
+    )
 
 
 def _num_classes(data: NoisyLabelDataModule) -> int:

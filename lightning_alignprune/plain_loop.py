@@ -109,6 +109,8 @@ class PruningRun:
         self.epoch = self._batch_idx = 0
         self._is_open = False
         self._reference: PassTotals | None = None
+        if policy.selects_first_epoch:
+            self._pruner.decide(0, progress_after_epoch(0, self.max_epochs))
 
     # ---- the loop ---------------------------------------------------------------------------
 

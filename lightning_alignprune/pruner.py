@@ -200,13 +200,10 @@ class Pruner:
             progress_after: Shard of the run done when that epoch ends.
         """
         finishing = self.schedule.is_finishing(progress_after)
-        prunes = self.schedule.should_prune(epoch, progress_after)
-        if finishing and self.finish == "selected" and epoch >= self.schedule.start_epoch:
-            prunes = True
+        has_begun = epoch >= self.schedule.start_epoch or self.policy.selects_first_epoch
         scores = None
-        if prunes:
-            computed = self.score.compute(self.trajectories)
-            scores = checked_scores(computed, type(self.score).__name__, self.shard)
+        if has_begun and (not finishing or self.finish == "selected"):
+            scores = self._computed_scores()
         selection: Selection | None = None
         if scores is not None:
             context = SelectionContext(
@@ -233,6 +230,19 @@ class Pruner:
             chosen = self.decision.selection
             self.samples.follow(epoch, None if chosen is None else chosen.kept)
         return self.decision
+
+    def _computed_scores(self) -> Tensor:
+        if not self.trajectories.epochs:
+            return torch.full_like(self.trajectories.running, torch.nan)
+        computed = self.score.compute(self.trajectories)
+        return checked_scores(computed, type(self.score).__name__, self.shard)
+
+    def first_pruned_epoch(self, max_epochs: int) -> int | None:
+        """Return the first epoch of a run of that length that can be pruned; None if none can."""
+        if self.policy.selects_first_epoch:
+            return 0
+        finish, needed = self.policy.finish, self.score.min_observations
+        return self.schedule.first_pruned_epoch(max_epochs, finish, needed)
 
     def _about_reference(self) -> dict[str, Any]:
         since = self.trajectories.epochs_since_best

@@ -154,6 +154,13 @@ class NoisyLabelDataModule(LightningDataModule, ABC):
             )
         return self._loader(source)
 
+    def scoring_dataloader(self) -> DataLoader[Any]:
+        """Return the training samples in order, seen as in evaluation: without augmentation.
+
+        ``CoresetWarmup`` scores what it finds under this name.
+        """
+        return self._loader(self.sets.train.seen_as(self.sets.test))
+
     @override
     def val_dataloader(self) -> Any:
         """Return the validation set, in order; an empty list if nothing was held out for it."""

@@ -3,6 +3,7 @@
 Legend: ``N`` samples of this dataset, ``M`` samples of the official part it was taken from.
 """
 
+import copy
 import os
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
@@ -53,6 +54,14 @@ class LabelledDataset(Dataset[tuple[Any, int]], ABC):
 
     @abstractmethod
     def __getitem__(self, index: int) -> tuple[Any, int]: ...
+
+    def seen_as(self, other: "LabelledDataset") -> "LabelledDataset":
+        """Return these samples and labels with the transform of another part."""
+        new = copy.copy(self)
+        for name in ("transform", "per_sample"):
+            if hasattr(new, name) and hasattr(other, name):
+                setattr(new, name, getattr(other, name))
+        return new
 
 
 class InMemoryDataset(LabelledDataset):

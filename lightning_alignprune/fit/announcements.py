@@ -104,10 +104,10 @@ def plan(pruner: Pruner, max_epochs: int | None) -> list[str]:
         max_epochs: Length of the run; None or -1 if epochs do not tell.
     """
     schedule, needed = pruner.schedule, pruner.score.min_observations
-    start = max(schedule.start_epoch, needed)
+    start = 0 if pruner.policy.selects_first_epoch else max(schedule.start_epoch, needed)
     if max_epochs in (None, -1):
         return [f"pruning from epoch {start} at the earliest"]
-    first = schedule.first_pruned_epoch(max_epochs, pruner.policy.finish, needed)
+    first = pruner.first_pruned_epoch(max_epochs)
     if first is None:
         return ["nothing will be pruned"]
     last = sum(schedule.is_finishing((epoch + 1) / max_epochs) for epoch in range(max_epochs))

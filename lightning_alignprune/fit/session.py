@@ -309,7 +309,7 @@ class FitSession:
         # With max_steps an epoch's number does not tell how far the run is.
         if max_epochs in (None, -1) or trainer.max_steps != -1 or trainer.fast_dev_run:  # type: ignore[attr-defined]
             return
-        if schedule.first_pruned_epoch(max_epochs, pruner.policy.finish, needed) is None:
+        if pruner.first_pruned_epoch(max_epochs) is None:
             rank_zero_warn(
                 f"{OWNER}: nothing will be pruned: max_epochs={max_epochs} leaves no epoch between "
                 f"the first one that can be ({max(schedule.start_epoch, needed)}, given "
@@ -353,7 +353,8 @@ class FitSession:
             # Saved on the last batch: Lightning never runs the end of that epoch.
             self.conclude(epoch - 1)
             self._holds_length = True
-        if pruner.decision.epoch < epoch:
+        is_new = epoch == 0 and state is None and pruner.policy.selects_first_epoch
+        if pruner.decision.epoch < epoch or is_new:
             # A run that had ended goes on: later max_epochs, second fit.
             self._decide(pruner, epoch)
 

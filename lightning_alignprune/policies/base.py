@@ -84,6 +84,9 @@ class Policy(ABC):
             put is then refused at the start instead of at the first weight.
         uses_reference_scores: Whether :meth:`select` reads ``context.reference_scores``.
         uses_labels: Whether :meth:`select` reads ``context.labels``.
+        selects_first_epoch: Whether it selects before anything is recorded, for epoch 0 and the
+            epochs before the schedule's ``start_epoch``; the scores are all NaN then. Epoch 0
+            trains on everything otherwise.
         needs_signal: The kind of signal whose values the scores must be of; None for any.
     """
 
@@ -94,6 +97,7 @@ class Policy(ABC):
     weighs_samples: bool = False
     uses_reference_scores: bool = False
     uses_labels: bool = False
+    selects_first_epoch: bool = False
     needs_signal: type[Signal] | None = None
     signal_remedy: str = ""
 

@@ -1,6 +1,7 @@
 """The two baselines without a score: a fresh random subset each epoch, and one for the run."""
 
 from collections.abc import Sequence
+from pathlib import Path
 
 import torch
 from torch import Tensor
@@ -9,6 +10,7 @@ from typing_extensions import override
 from lightning_alignprune._checks import check_float, message
 from lightning_alignprune.functional.selection import Selection, draw_fixed_count
 from lightning_alignprune.policies.base import Policy, SelectionContext
+from lightning_alignprune.state.index_file import SUFFIXES, read_indices
 
 _ONE_DRAW_PER_RUN = -1  # stands where a draw has its epoch
 
@@ -21,13 +23,15 @@ def _check_fraction(owner: str, prune_fraction: float) -> float:
 def _check_indices(indices: object) -> Tensor:
     """Return ``indices`` as a tensor of distinct sample numbers, shape (n,), int64."""
     owner, constraint = "StaticSubset", "to be distinct sample numbers from 0 on"
+    if isinstance(indices, Path) or (isinstance(indices, str) and indices.endswith(SUFFIXES)):
+        indices = read_indices(indices)
     try:
         found = torch.as_tensor(indices)
     except (TypeError, ValueError, RuntimeError):  # words, ragged lists, objects
         found = torch.tensor(torch.nan)
     is_whole = not found.is_floating_point() and not found.is_complex()
     if found.numel() and (found.ndim != 1 or not is_whole or found.dtype == torch.bool):
-        remedy = "List the numbers; of a mask they are mask.nonzero().flatten()."
+        remedy = "List the numbers, or name a .npy or .txt file; of a mask, mask.nonzero()."
         shown = indices if isinstance(indices, (str, int, float)) else type(indices)
         raise TypeError(message(owner, "indices", constraint, shown, remedy))
     found = found.to(torch.int64)
@@ -78,34 +82,38 @@ class DynamicRandom(Policy):
 
 
 class StaticSubset(Policy):
-    """Train on the same subset in every epoch but the first: a coreset, random or your own.
+    """Train on the same subset in every epoch: a coreset, random or your own.
 
     Args:
         prune_fraction: Share of samples left out, in [0, 1), if no ``indices`` are given; the
             subset is drawn once from the run's seed.
         indices: The samples to train on, for a subset chosen by another method: ints, at least
-            one, none twice. A mask is refused.
+            one, none twice, or the path of a ``.npy`` or ``.txt`` file of them, as
+            ``alignprune coreset`` writes it. A mask is refused.
 
     Raises:
         TypeError: If ``prune_fraction`` is no number or ``indices`` holds no ints.
         ValueError: If ``prune_fraction`` is out of range, or ``indices`` is empty, repeats an
             index or holds a negative one.
+        FileNotFoundError: If there is no such file.
 
     Example:
         >>> StaticSubset(indices=[0, 3, 5]).indices
         tensor([0, 3, 5])
 
     Note:
-        Epoch 0 trains on every sample, as with all policies. For a subset from the first step on,
-        wrap the data set in ``torch.utils.data.Subset``.
+        It needs no scores, so it holds from the first step on, whatever ``start_epoch`` says.
 
         Parity: SeTa's public code takes the *first* samples, which on sorted data drops classes.
     """
 
     finish = "selected"
     works_on_shares = True
+    selects_first_epoch = True
 
-    def __init__(self, prune_fraction: float = 0.5, indices: Sequence[int] | None = None) -> None:
+    def __init__(
+        self, prune_fraction: float = 0.5, indices: Sequence[int] | str | Path | None = None
+    ) -> None:
         self.prune_fraction = _check_fraction("StaticSubset", prune_fraction)
         self.keep_fraction = 1.0 - self.prune_fraction
         self.indices = None if indices is None else _check_indices(indices)

@@ -6,6 +6,7 @@ from lightning_alignprune.signals.calibrated_loss import CalibratedLoss
 from lightning_alignprune.signals.label_odds import LabelOdds
 from lightning_alignprune.signals.losses import BatchLoss, CenteredLoss, SampleLoss
 from lightning_alignprune.signals.margins import Margin, WrongEvents
+from lightning_alignprune.signals.predictions import LabelProbability, RightPrediction
 
 _ALL: tuple[type[Signal], ...] = (
     SampleLoss,
@@ -15,6 +16,8 @@ _ALL: tuple[type[Signal], ...] = (
     LabelOdds,
     Margin,
     WrongEvents,
+    LabelProbability,
+    RightPrediction,
 )
 #: The names by which a signal can be given.
 SIGNALS: dict[str, type[Signal]] = {cls.__name__: cls for cls in _ALL}
@@ -26,9 +29,11 @@ __all__ = [
     "CalibratedLoss",
     "CenteredLoss",
     "LabelOdds",
+    "LabelProbability",
     "Margin",
     "NoLogitsError",
     "ReferenceSamples",
+    "RightPrediction",
     "SampleLoss",
     "Signal",
     "WrongEvents",

@@ -22,6 +22,7 @@ from lightning_alignprune import (
     ReferenceRank,
 )
 from lightning_alignprune.cli import AlignPruneCLI, PruningOff, add_pruning_arguments, main
+from lightning_alignprune.coreset import read_indices, write_indices
 from lightning_alignprune.data import read_label_file
 from lightning_alignprune.functional import symmetric_uniform
 from lightning_alignprune.presets import PRESETS
@@ -430,7 +431,10 @@ CIFAR = "fit --data CIFAR10DataModule"
         ),
         ("fit --data my.Data", "--data: 'my.Data' cannot be imported: No module named 'my'."),
         ("fi --data CIFAR10DataModule", "got 'fi'. Did you mean 'fit'?"),
-        ("predict", "expected one of fit, validate, test, noise, audit, report, got 'predict'."),
+        (
+            "predict",
+            "expected one of fit, validate, test, noise, audit, report, coreset, got 'predict'.",
+        ),
         ("noise --knd pairflip", "--knd: there is no such option. Did you mean '--kind'?"),
         (f"{CIFAR} --config none.yaml", "--config: File does not exist: '{here}/none.yaml'"),
     ],
@@ -491,13 +495,20 @@ def test_what_is_no_refusal_keeps_its_traceback(monkeypatch: pytest.MonkeyPatch)
         main([*CIFAR.split(), *QUIET, "--trainer.fast_dev_run=true"])
 
 
-@pytest.mark.parametrize("args", [["--help"], ["fit", "--help"], ["noise", "--help"]])
+@pytest.mark.parametrize(
+    "args", [["--help"], ["fit", "--help"], ["noise", "--help"], ["coreset", "--help"]]
+)
 def test_help_is_printed(args: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as stop:
         main(args)
     assert stop.value.code == 0
     text = capsys.readouterr().out
-    listed = {"--help": "    noise ", "fit": "--pruning", "noise": "--rate"}
+    listed = {
+        "--help": "    noise ",
+        "fit": "--pruning",
+        "noise": "--rate",
+        "coreset": "--fraction",
+    }
     assert listed[args[0]] in text
 
 
@@ -582,6 +593,62 @@ def test_every_method_file_prunes_as_it_says(method: Path) -> None:
         assert getattr(callback.policy, name) == value
     if said["score"] != "loss":
         assert type(callback.score).__name__ == said["score"]["class_path"]
+
+
+# ---- alignprune coreset -------------------------------------------------------------------------
+
+MADE = (
+    "--data CIFAR10DataModule --data.jpeg_archive images.npz --data.split.reference_size 4 "
+    "--data.split.val_size 4 --data.loading.batch_size 8 --data.noise.kind symmetric_uniform "
+    "--data.noise.rate 0.4 --model.network small_cnn --trainer.max_epochs 2"
+)
+
+
+def coreset(*args: str) -> None:
+    main(["coreset", *MADE.split(), *QUIET, "--warmup_epochs=2", *args])
+
+
+def test_coreset_warms_up_chooses_and_trains(monkeypatch: pytest.MonkeyPatch) -> None:
+    jpeg_archive(Path("images.npz"), num_train=40, num_test=8)
+    trainers: list[Any] = []
+    original = console._CoresetCLI.instantiate_trainer
+
+    def instantiate(self: Any, **kwargs: Any) -> Any:
+        trainers.append(original(self, **kwargs))
+        return trainers[-1]
+
+    monkeypatch.setattr(console._CoresetCLI, "instantiate_trainer", instantiate)
+    dual = "--method DUAL --method.window 2 --method.sampling beta --fraction 0.3"
+    stopping = "--trainer.callbacks EarlyStopping --trainer.callbacks.monitor val_loss"
+    coreset(*dual.split(), "--path=kept.txt", *stopping.split())
+    kept = read_indices("kept.txt")
+    assert len(kept) == round(0.3 * 32)
+    _, warmed, trained = trainers
+    assert warmed.global_step == 2 * 4
+    assert trained.global_step == 2 * -(-len(kept) // 8)
+    assert not {*map(id, warmed.callbacks)} & {*map(id, trained.callbacks)}
+    # The file is one for `fit` too.
+    static = "--pruning.policy=StaticSubset --pruning.policy.indices=kept.txt --pruning.score=loss"
+    main(["fit", *MADE.split(), *QUIET, *static.split()])
+
+
+@pytest.mark.parametrize(
+    ("line", "text"),
+    [
+        ("--method dul", "got 'dul'. Did you mean 'DUAL'"),
+        ("--method DUAL --method.windw 3", "'windw' is not accepted by DUAL. Did you mean 'wind"),
+        ("--method dual", "DUAL looks at 10 epochs at least; a shorter window needs fewer."),
+        ("--method el2n --path there.npy", 'if_exists="use" skips the warm-up'),
+        ("--method el2n --path kept.csv", "path to end in .npy or .txt, got 'kept.csv'"),
+        ("--method el2n --pruning robust", "--pruning: there is no such option."),
+        ("--method ssp --feature_layer net", "feature_layer to be a layer of the module"),
+    ],
+)
+def test_coreset_refuses_with_one_line(line: str, text: str, capsys) -> None:
+    jpeg_archive(Path("images.npz"), num_train=40)
+    write_indices("there.npy", torch.arange(3))
+    args = ["coreset", *MADE.split(), *QUIET, "--warmup_epochs=2", "--fraction=0.3", *line.split()]
+    assert text in errors_of(args, capsys)[-1]
 
 
 # ---- alignprune noise ---------------------------------------------------------------------------

@@ -16,6 +16,7 @@ from lightning_alignprune import (
     StaticSubset,
 )
 from lightning_alignprune.policies import POLICIES
+from lightning_alignprune.state.index_file import write_indices
 from tests import oracles
 from tests.banks import bank_of, reloaded
 from tests.in_two_shards import in_two_shards
@@ -97,9 +98,11 @@ def test_static_subset_is_the_same_in_every_epoch_and_depends_on_the_seed():
     assert any(not torch.equal(policy.select(scores, o).kept, first) for o in others)
 
 
-def test_static_subset_of_given_indices():
-    kept = StaticSubset(indices=[4, 1]).select(torch.zeros(5), context(5)).kept
-    assert kept.nonzero().flatten().tolist() == [1, 4]
+def test_static_subset_of_given_indices(tmp_path):
+    path = write_indices(tmp_path / "kept.txt", torch.tensor([4, 1]))
+    for indices in ([4, 1], path, str(path)):
+        kept = StaticSubset(indices=indices).select(torch.zeros(5), context(5)).kept
+        assert kept.nonzero().flatten().tolist() == [1, 4]
     with pytest.raises(ValueError, match="indices below the 4 samples of the training set, got 4"):
         StaticSubset(indices=[4]).select(torch.zeros(4), context(4))
     for bad in ([], [1, 1], [-1]):

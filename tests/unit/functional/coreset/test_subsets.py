@@ -4,7 +4,12 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lightning_alignprune.functional import moderate_subset, small_loss_subset
+from lightning_alignprune.functional import (
+    largest_subset,
+    moderate_subset,
+    small_loss_subset,
+    weighted_subset,
+)
 from tests import oracles
 
 NAN = float("nan")
@@ -73,3 +78,40 @@ def test_refusals():
         moderate_subset(torch.ones(3, 2), torch.ones(3), 4)
     with pytest.raises(ValueError, match="NaN or inf for sample 1"):
         moderate_subset(torch.tensor([[0.0], [NAN]]), torch.zeros(2), 1)
+
+
+def test_largest_scores():
+    assert largest_subset(torch.tensor([0.5, NAN, 2.0, 1.0]), 2).tolist() == [2, 3]
+    assert largest_subset(torch.tensor([NAN, NAN, -9.0]), 1).tolist() == [2]
+    assert largest_subset(torch.tensor([NAN, -9.0]), 2).tolist() == [0, 1]
+
+
+def test_equal_scores_come_in_another_order_with_another_seed_not_in_that_of_the_set():
+    first, again, other = (largest_subset(torch.zeros(100), 50, seed=s) for s in (0, 0, 1))
+    assert first.tolist() == again.tolist() != other.tolist()
+    assert 10 < int((first < 50).sum()) < 40
+
+
+@given(st.integers(1, 60), st.integers(0, 20))
+@settings(max_examples=40)
+def test_every_class_keeps_its_share(count, seed):
+    generator = torch.Generator().manual_seed(seed)
+    scores = torch.rand(60, generator=generator)
+    labels = torch.randint(0, 4, (60,), generator=generator) * 7
+    chosen = largest_subset(scores, count, labels)
+    assert len(chosen) == count
+    for label in labels.unique():
+        members = (labels == label).nonzero().squeeze(1)
+        inside = chosen[labels[chosen] == label]
+        assert abs(len(inside) - count * len(members) / 60) < 1
+        best = members[scores[members].argsort(descending=True)][: len(inside)]
+        assert set(inside.tolist()) == set(best.tolist())
+
+
+def test_a_weighted_draw_has_the_chances_of_its_weights():
+    log_weights = torch.tensor([1.0, 2.0, 3.0, 4.0]).log()
+    first = torch.cat([weighted_subset(log_weights, 1, seed) for seed in range(2000)])
+    np.testing.assert_allclose(first.bincount() / 2000, [0.1, 0.2, 0.3, 0.4], atol=0.035)
+    none = torch.tensor([-torch.inf, NAN, 0.0])
+    assert weighted_subset(none, 1).tolist() == [2]
+    assert weighted_subset(none, 3).tolist() == [0, 1, 2]
