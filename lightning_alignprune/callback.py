@@ -29,6 +29,7 @@ from lightning_alignprune.audit import (
 from lightning_alignprune.fit.session import FitSession
 from lightning_alignprune.functional.alignment import Correlation
 from lightning_alignprune.functional.selection import Rescale
+from lightning_alignprune.in_batch import BatchChoice, find_batch_choice
 from lightning_alignprune.policies import POLICIES, InfoBatch, Policy, SeTa
 from lightning_alignprune.presets import (
     OnNonfiniteLoss,
@@ -101,6 +102,9 @@ class DynamicPruningCallback(Callback):
             a high rate BatchNorm makes a reference loss jump; with averaged weights it does not.
             Takes one copy of the trained parameters, in checkpoints too, and one update per step.
             Training is the same bit for bit.
+        in_batch: Which samples of each batch are trained, after a look at all of them: ``"DivBS"``,
+            ``"SelectiveBackprop"`` or an object. Goes with policies that weight nothing; see the
+            page on more methods for what it saves and what it does not.
         verbose: Say, once each, what the run will do, what its first cut is, and at the end what
             it saved and what to call next.
 
@@ -140,23 +144,17 @@ class DynamicPruningCallback(Callback):
         sample_index: int | str | None = None,
         trusted: TrustedSource = None,
         reference_weights: ReferenceWeights = "current",
+        in_batch: BatchChoice | str | None = None,
         verbose: bool = True,
     ) -> None:
         self.parts = Parts(
             resolve(OWNER, "signal", signal, Signal, SIGNALS),  # type: ignore[type-abstract]
             resolve(OWNER, "score", score, Score, SCORES),  # type: ignore[type-abstract]
             resolve(OWNER, "policy", policy, Policy, POLICIES),  # type: ignore[type-abstract]
-            check_instance(
-                OWNER,
-                "schedule",
-                schedule,
-                PruningSchedule,
-                optional=True,
-                remedy="PruningSchedule(finish=...) says how a run ends.",
-            )
-            or PruningSchedule(),
+            _schedule_of(schedule),
         )
-        check_goes_with(self.parts.score, self.parts.signal)
+        check_goes_with(self.parts.signal, self.parts.score, self.parts.policy)
+        self.in_batch = find_batch_choice(OWNER, in_batch, self.parts.signal, self.parts.policy)
         if isinstance(reference, str):
             check_choice(OWNER, "reference", reference, (VALIDATION, PSEUDO))
         self.reference = reference
@@ -602,3 +600,9 @@ class DynamicPruningCallback(Callback):
         """Take the wrappers off: Lightning does not call ``teardown`` after an exception."""
         self._release()
         self._is_for_fit = True
+
+
+def _schedule_of(given: PruningSchedule | None) -> PruningSchedule:
+    remedy = "PruningSchedule(finish=...) says how a run ends."
+    found = check_instance(OWNER, "schedule", given, PruningSchedule, optional=True, remedy=remedy)
+    return found or PruningSchedule()

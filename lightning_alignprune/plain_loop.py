@@ -324,6 +324,7 @@ def _check_works_without_trainer(method: PruningSettings) -> None:
         "restore_rng": method.restore_rng,
         'partition="fixed"': method.partition != "replicated",
         "reference_weights": method.reference_weights != "current",
+        "in_batch": method.in_batch is not None,
         "reference": method.reference is not None,
     }
     given = [name for name, is_set in needs_trainer.items() if is_set]

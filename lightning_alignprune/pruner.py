@@ -78,7 +78,9 @@ class Pruner:
         window = None if keep_history or None in windows else max(w for w in windows if w)
         keep_best = score.gate == "reference"
         self.shard = shard or Shard(num_samples)
-        self.trajectories = LossTrajectories(self.shard.num_own, window, device, dtype, keep_best)
+        self.trajectories = LossTrajectories(
+            self.shard.num_own, window, device, dtype, keep_best, score.needs_first
+        )
         self.indices = self.shard.indices(device)
         self.record = RunRecord(self.shard.num_samples)
         judges = score.judges_labels is not None

@@ -1,6 +1,7 @@
 """Time what pruning costs at an epoch's end and per step, beside the public samplers.
 
     python examples/benchmarks/epoch_end.py --samples 50000 1281167 --peer ../BLS
+    python examples/benchmarks/epoch_end.py --samples 1281167 --more-methods
 
 ``--peer`` names a checkout of github.com/mrazhou/BLS, whose ``seta.py`` holds the public InfoBatch,
 SeTa and BLS. Their ``prune`` and ``update`` are called directly on prepared scores, as their
@@ -21,8 +22,29 @@ from typing import Any
 
 import torch
 
-from lightning_alignprune import DynamicAlignment, InfoBatch, LastLoss, PruningSchedule, SampleLoss
-from lightning_alignprune.functional import alignment, infobatch_selection, window_selection
+from lightning_alignprune import (
+    ELR,
+    SOP,
+    BatchLook,
+    DivBS,
+    DynamicAlignment,
+    GeneralizedCrossEntropy,
+    InfoBatch,
+    LastLoss,
+    LossSinceStart,
+    PruningSchedule,
+    SampleLoss,
+    SelectiveBackprop,
+    SymmetricCrossEntropy,
+)
+from lightning_alignprune.functional import (
+    alignment,
+    infobatch_selection,
+    next_subset,
+    orderdp_selection,
+    repb_selection,
+    window_selection,
+)
 from lightning_alignprune.pruner import Pruner
 
 BATCH, STEPS = 128, 2_000
@@ -189,6 +211,53 @@ def measure(args: argparse.Namespace, num_samples: int, peer: Any | None) -> dic
     return result
 
 
+def more_methods(num_samples: int, repeats: int) -> dict[str, float]:
+    """Time the policies, scores, losses and choices of the page on more methods."""
+    pruner = make_pruner(num_samples, 4, "float32")
+    bank, indices = pruner.trajectories, pruner.indices
+    bank.keep_first = True
+    bank.close_epoch(3)
+    scores, draw = LastLoss().compute(bank), (indices, 0, 1)
+    centered, was_trained = scores - scores.nanmean(), torch.rand(num_samples) < 0.5
+    used, half = torch.rand(num_samples) < 0.3, num_samples // 2
+    runs: dict[str, Callable[[], Any]] = {
+        "InfoBatch selection": lambda: infobatch_selection(scores, 0.5, *draw),
+        "RePB selection": lambda: repb_selection(centered, was_trained, 0.5, *draw),
+        "OrderDP selection": lambda: orderdp_selection(scores, 0.75, 0.85, *draw),
+        "RS2 selection": lambda: next_subset(used, half, *draw),
+        "LossSinceStart score": lambda: LossSinceStart().compute(bank),
+    }
+    result = medians(runs, repeats)
+    return result | per_batch_of_more(num_samples, repeats)
+
+
+def per_batch_of_more(num_samples: int, repeats: int, classes: int = 100) -> dict[str, float]:
+    """Time what losses and choices take of a batch: forward and backward, without a network."""
+    logits = torch.randn(BATCH, classes, requires_grad=True)
+    labels = torch.randint(0, classes, (BATCH,))
+    indices = torch.randint(0, num_samples, (BATCH,))
+    features = torch.randn(BATCH, 512)
+    look = BatchLook(torch.rand(BATCH), indices, 0, 1, logits.detach(), labels, features)
+    selective = SelectiveBackprop()
+    selective.follow(torch.rand(1024))
+    kept = {"ELR": ELR(num_samples, classes), "SOP": SOP(num_samples, classes)}
+
+    def step(loss: Callable[[], torch.Tensor]) -> Callable[[], Any]:
+        return lambda: [torch.autograd.grad(loss(), logits) for _ in range(100)]
+
+    runs: dict[str, Callable[[], Any]] = {
+        "cross-entropy": step(lambda: torch.nn.functional.cross_entropy(logits, labels)),
+        "GCE": step(lambda: GeneralizedCrossEntropy()(logits, labels)),
+        "SCE": step(lambda: SymmetricCrossEntropy()(logits, labels)),
+        "ELR": step(lambda: kept["ELR"](logits, labels, indices=indices)),
+        "SOP": step(lambda: kept["SOP"](logits, labels, indices=indices)),
+        "DivBS, half": lambda: [DivBS().choose(look) for _ in range(100)],
+        "SelectiveBackprop": lambda: [selective.choose(look) for _ in range(100)],
+    }
+    found = medians(runs, repeats)
+    return {f"{name}, a batch of {BATCH}": value / 100 for name, value in found.items()}
+
+
 def ratios(result: dict[str, float]) -> dict[str, float]:
     pairs = {
         "InfoBatch selection": "public InfoBatch selection",
@@ -215,15 +284,20 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=2, help="1 where others use the cores too")
     parser.add_argument("--repeats", type=int, default=9)
     parser.add_argument("--epoch-end-only", action="store_true", help="for very large sets")
+    parser.add_argument("--more-methods", action="store_true", help="those of that page, alone")
     parser.add_argument("--json", type=Path, metavar="OUT")
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
     peer = load_peer(args.peer) if args.peer else None
     report = {}
     for num_samples in args.samples:
-        result = measure(args, num_samples, peer)
+        if args.more_methods:
+            result = more_methods(num_samples, args.repeats)
+        else:
+            result = measure(args, num_samples, peer)
         report[str(num_samples)] = result | ratios(result)
-        print(f"{num_samples:,} samples, window {args.window}, {args.dtype}")
+        bank = "" if args.more_methods else f", window {args.window}, {args.dtype}"
+        print(f"{num_samples:,} samples{bank}")
         for name, value in report[str(num_samples)].items():
             print(f"  {value:12.6f}  {name}")
     if args.json:

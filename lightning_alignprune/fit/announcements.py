@@ -8,6 +8,7 @@ import math
 from lightning.pytorch import Trainer
 from lightning.pytorch.utilities.rank_zero import rank_zero_info
 
+from lightning_alignprune.fit.in_batch import InBatch
 from lightning_alignprune.pruner import Pruner
 from lightning_alignprune.reference import Reference
 from lightning_alignprune.scores import DynamicAlignment, LastLoss
@@ -24,9 +25,11 @@ class Announcements:
     Args:
         pruner: Signal, score, policy and schedule in use.
         is_on: Whether anything is said.
+        in_batch: What chooses within batches, or None.
     """
 
-    def __init__(self, pruner: Pruner, is_on: bool) -> None:
+    def __init__(self, pruner: Pruner, is_on: bool, in_batch: InBatch | None = None) -> None:
+        self._in_batch = in_batch
         self._pruner = pruner
         self._is_on = is_on
         self._has_cut = self._is_cut() or any(not e.is_full for e in pruner.record.epochs)
@@ -43,6 +46,8 @@ class Announcements:
         # With max_steps an epoch's number does not tell how far the run is.
         max_epochs = trainer.max_epochs if trainer.max_steps == -1 else None
         parts += plan(self._pruner, max_epochs)
+        if self._in_batch is not None:
+            parts.append(f"{self._in_batch.choice.description}, after a forward pass of all of it")
         self._say("; ".join(parts) + ".")
 
     def follow(self) -> None:
@@ -68,7 +73,8 @@ class Announcements:
         calls = 'report("report.html") for a page about the run'
         if judges:
             calls = f"label_issues() for the labels that look wrong, {calls}"
-        self._say(f"{outcome(self._pruner.record)} Next, on this callback: {calls}.")
+        within = "" if self._in_batch is None else f" {within_batches(self._in_batch)}"
+        self._say(f"{outcome(self._pruner.record)}{within} Next, on this callback: {calls}.")
 
 
 def method_name(pruner: Pruner) -> str:
@@ -108,6 +114,15 @@ def plan(pruner: Pruner, max_epochs: int | None) -> list[str]:
     finish = _FINISHES[pruner.finish]
     count = "last epoch" if last == 1 else f"last {last} epochs"
     return [f"pruning from epoch {first} at the earliest", *([f"{count} {finish}"] if last else [])]
+
+
+def within_batches(in_batch: InBatch) -> str:
+    """Say which part of what was forwarded got a gradient."""
+    seen, trained = in_batch.num_seen, in_batch.num_trained
+    return (
+        f"Of {seen} samples in this process's batches {trained} were trained "
+        f"({trained / max(1, seen):.0%}), after a forward pass of all."
+    )
 
 
 def outcome(record: RunRecord) -> str:

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from lightning_alignprune.fit.announcements import Announcements
 from lightning_alignprune.fit.batch_indices import BatchIndices
+from lightning_alignprune.fit.in_batch import InBatch
 from lightning_alignprune.fit.lr_alignment import ScheduleAlignment
 from lightning_alignprune.fit.preflight import (
     check_averages,
@@ -26,9 +27,11 @@ from lightning_alignprune.fit.preflight import (
 )
 from lightning_alignprune.fit.rehearsal import rehearse_weights
 from lightning_alignprune.fit.rng_state import collect_rng_states, restore_own_states
+from lightning_alignprune.fit.sample_losses import check_sample_losses, share_sample_losses
 from lightning_alignprune.fit.self_check import SelfCheck
 from lightning_alignprune.fit.step_recorder import StepRecorder
 from lightning_alignprune.functional.draws import draw_seed
+from lightning_alignprune.in_batch import BatchChoice
 from lightning_alignprune.pruner import BadLossError, Decision, Parts, Pruner
 from lightning_alignprune.reference import (
     ReferenceWeights,
@@ -78,6 +81,7 @@ class PruningSettings(Protocol):
     sample_index: int | str | None
     trusted: TrustedSamples | None
     reference_weights: ReferenceWeights
+    in_batch: BatchChoice | None
     verbose: bool
 
 
@@ -128,6 +132,8 @@ class FitSession:
         self._recorder = StepRecorder(
             parts.signal, not module.automatic_optimization, self._rehearse_weights, module
         )
+        if callback.in_batch is not None:
+            self._recorder.in_batch = InBatch(self._fit, copy.deepcopy(callback.in_batch))
         self._lr: ScheduleAlignment | None = None
         self._full_batches: int | float = 0
         self._holds_length = self._is_wired = False
@@ -163,6 +169,8 @@ class FitSession:
             return
         if before.pruner.continues(access.epochs_processed(trainer)):
             self.pruner, self._samples = before.pruner, before._samples
+            if self._recorder.in_batch is not None:
+                self._recorder.in_batch.load_state_dict(before._extra.get("in_batch"))
 
     # ---- the loader -------------------------------------------------------------------------
 
@@ -265,6 +273,7 @@ class FitSession:
         self._samples_elsewhere = hash_of_samples(self._dataset, in_process=False)
         check_same_on_ranks(self._samples_elsewhere, exchange)
         check_trusted(self._callback.trusted, num_samples, exchange)
+        check_sample_losses(self._fit, num_samples)
 
     def _follow_settings(self, pruner: Pruner) -> None:
         """Trust what is trusted; let batches say which samples they hold, if they do."""
@@ -315,7 +324,7 @@ class FitSession:
             pruner.forget_running()  # a crash may have left part of an epoch
         else:
             self._load(pruner, state)
-        self._announcements = Announcements(pruner, self._callback.verbose)
+        self._announcements = Announcements(pruner, self._callback.verbose, self._recorder.in_batch)
         self._announcements.begin(self._fit.trainer, self._reference)
 
     def _load(self, pruner: Pruner, state: dict[str, Any]) -> None:
@@ -329,6 +338,8 @@ class FitSession:
         if means is not None and pruner.shard.is_whole and self._fit.exchange.rank > 0:
             means.clear()  # they are of all ranks: the first one goes on from them
         self._deal_out(pruner, state.get("signal_sums", {}))
+        if self._recorder.in_batch is not None:
+            self._recorder.in_batch.load_state_dict(state.get("in_batch"))
         if self._lr is not None and state.get("lr"):
             self._lr.load_state_dict(state["lr"])
         if self._reference is not None and state.get("reference"):
@@ -383,6 +394,8 @@ class FitSession:
 
     def _take_in(self) -> None:
         self._fit.exchange.has_news = True
+        if self._recorder.in_batch is not None:
+            self._recorder.in_batch.after_batch()
         if (collected := self._recorder.collect()) is not None:
             self.started().take(*collected)
         if self._reference is not None:
@@ -416,6 +429,7 @@ class FitSession:
             RuntimeError: If a recorded loss is NaN or infinite and that is not to be skipped.
         """
         pruner, reference, exchange = self.started(), self._reference, self._fit.exchange
+        share_sample_losses(self._fit.module, exchange)
         loss = self._measured_reference()
         pruner.signal.load_sums(self._sums(of_all_ranks=True))
         samples = None
@@ -496,10 +510,12 @@ class FitSession:
         if not self.is_running:  # saved after the fit
             return {**pruner.state_dict(), **self._extra}
         self._settle()
+        share_sample_losses(self._fit.module, self._fit.exchange)
         merged = self._running(pruner)
         extra = self._extra_state()
-        if extra["rng"] is not None:
-            extra["rng"] = self._fit.exchange.united(extra["rng"])
+        for name in ("rng", "in_batch"):  # each rank has its own
+            if extra[name] is not None:
+                extra[name] = self._fit.exchange.united(extra[name])
         extra["signal_sums"] = self._sums(of_all_ranks=True)
         return {**pruner.state_dict(*merged), **extra}
 
@@ -528,12 +544,14 @@ class FitSession:
         return {trainer.global_rank: self._rng_before if is_again else collect_rng_states()}
 
     def _extra_state(self) -> dict[str, Any]:
+        in_batch = self._recorder.in_batch
         return {
             **self._fit.exchange.layout(),
             "samples": self._samples_elsewhere,
             "reference": None if self._reference is None else self._reference.state_dict(),
             "lr": None if self._lr is None else self._lr.state_dict(),
             "rng": self._rng_states(),
+            "in_batch": None if in_batch is None else in_batch.state_dict(),
             "signal_sums": self._sums(),
         }
 

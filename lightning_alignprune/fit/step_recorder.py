@@ -16,16 +16,20 @@ from torch.utils._pytree import tree_leaves
 
 from lightning_alignprune._checks import shape_of
 from lightning_alignprune.fit.batch_indices import BatchIndices
+from lightning_alignprune.fit.in_batch import InBatch, weights_of
 from lightning_alignprune.fit.self_check import SelfCheck
 from lightning_alignprune.signals import NoLogitsError, Signal
 from lightning_alignprune.state.sampler import PrunedSampler
+from lightning_alignprune.state.shard import Shard
 from lightning_alignprune.tap.bypass import Bypass
 from lightning_alignprune.tap.loss_tap import LossTap
+from lightning_alignprune.tap.step_samples import StepSamples, step_of
 from lightning_alignprune.tap.tapped_step import (
     ChangingFactorsError,
     TappedStep,
     UnseenLossError,
     is_part_of,
+    main_call,
 )
 from lightning_alignprune.trainer_access.errors import OWNER, no_logits, refusal
 
@@ -72,6 +76,7 @@ class StepRecorder:
         will_weigh: Whether weights are to come; set once the policy is known.
         self_check: What compares the losses that are recorded with those that are trained, or None.
         batch_indices: Where a batch says which samples its rows are; None for the sampler's order.
+        in_batch: What chooses among the samples of a batch, or None.
     """
 
     def __init__(
@@ -89,6 +94,9 @@ class StepRecorder:
         self.will_weigh = self.takes_notes = False
         self.self_check: SelfCheck | None = None
         self.batch_indices: BatchIndices | None = None
+        self.in_batch: InBatch | None = None
+        self._chosen: Tensor | None = None
+        self._seed_and_epoch = (0, 0)
         self._weighs_own_losses: bool | None = None  # not known before a step has returned some
         self._indices: Tensor | None = None
         self._weights: Tensor | None = None
@@ -97,6 +105,7 @@ class StepRecorder:
         self._is_checked = self._is_warned = False
         self._is_weighting_checked = False
         self._epoch_order: Tensor | None = None
+        self._shard = Shard(1)
         self._order = torch.empty(0, dtype=torch.int64)
         self._order_weights: Tensor | None = None
         self._sample_weights: Tensor | None = None
@@ -117,7 +126,7 @@ class StepRecorder:
         The epoch's order goes to the device once, so that a batch costs two slices.
         """
         if self._epoch_order is not sampler.order:
-            self._epoch_order = sampler.order
+            self._epoch_order, self._shard = sampler.order, sampler.shard
             self._order = sampler.positions.to(device)
             self._order_weights = None if weights is None else weights[self._order]
             self._sample_weights, self._is_first_batch = weights, True
@@ -126,7 +135,8 @@ class StepRecorder:
             self._drawn = sampler.order[part]
         self._indices = self._order[part]
         self._weights = None if self._order_weights is None else self._order_weights[part]
-        self._values = self._notes = None
+        self._values = self._notes = self._chosen = None
+        self._seed_and_epoch = sampler.seed, sampler.epoch
 
     @property
     def is_armed(self) -> bool:
@@ -142,23 +152,77 @@ class StepRecorder:
     def run(self, step: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
         """Call ``step``; a fit that did not arm us, such as a tuner's, passes straight through."""
         if self._indices is None:
-            return step(*args, **kwargs)
+            with step_of(StepSamples(None)):
+                return step(*args, **kwargs)
         if self.batch_indices is not None:
             self._read_indices(self.batch_indices, args[0] if args else None)
-        if self.signal.weighting == "batch":
-            return self._run_batch_weighted(self._indices, step, args, kwargs)
+        if self.in_batch is not None:
+            return self._run_chosen(self.in_batch, self._indices, step, args, kwargs)
+        return self._run_whole(self._indices, step, args, kwargs)
+
+    def _run_whole(self, indices: Tensor, step: Callable[..., Any], args: Any, kwargs: Any) -> Any:
+        with step_of(StepSamples(self._shard.indices_of(indices), self._weights)):
+            if self.signal.weighting == "batch":
+                return self._run_batch_weighted(indices, step, args, kwargs)
+            return self._run_tapped(indices, step, args, kwargs)
+
+    def _run_chosen(
+        self,
+        in_batch: InBatch,
+        indices: Tensor,
+        step: Callable[..., Any],
+        args: Any,
+        kwargs: Any,
+    ) -> Any:
+        """Look at the whole batch and record that; train what is chosen of it."""
+        is_checked = self._is_checked
+        if self._chosen is None:  # LBFGS runs the step again
+            looked = self._looked_at(in_batch, indices, args, kwargs)
+            if looked is None:
+                return self._run_whole(indices, step, args, kwargs)
+            self._record(looked)
+            samples = self._shard.indices_of(indices)
+            self._chosen = in_batch.chosen(looked, samples, *self._seed_and_epoch)
+        self._is_checked = is_checked  # of the step that is trained
+        part = in_batch.part(args[0], self._chosen, len(indices))
+        if part is None:
+            self._weights = weights_of(self._chosen, len(indices))
+            returned = self._run_whole(indices, step, args, kwargs)
+        else:
+            returned = self._run_whole(indices[self._chosen], step, (part, *args[1:]), kwargs)
+        self._is_checked = True
+        return returned
+
+    def _looked_at(
+        self, in_batch: InBatch, indices: Tensor, args: Any, kwargs: Any
+    ) -> TappedStep | None:
+        """Return what the step shows of the whole batch, None if it would skip it."""
+        tap = LossTap(indices, with_grad_only=False, plain=self.signal.plain_loss)
+        samples = StepSamples(self._shard.indices_of(indices))
+        with step_of(samples), in_batch.looking() as step, tap:
+            returned = step(*args, **kwargs)
+        self._batch = args[0]
+        loss, user_losses = self._read(returned, indices)
+        if loss is None:
+            return None
+        # Without a graph nothing else tells a loss from the metrics beside it.
+        main = main_call(tap.calls, loss)
+        calls = tap.calls if main is None else [main]
+        return TappedStep(len(indices), loss, calls, user_losses, has_graph=False)
+
+    def _run_tapped(self, indices: Tensor, step: Callable[..., Any], args: Any, kwargs: Any) -> Any:
         if self._rehearse is not None and self.will_weigh:
-            self._weighs_own_losses = self._rehearse(self._indices, args, kwargs)
+            self._weighs_own_losses = self._rehearse(indices, args, kwargs)
         self._rehearse = None
         if (check := self.self_check) is not None:
             check.before_step(args)
         is_looked_at = check is not None and (not self._is_checked or check.has_looked)
-        with self._tap(self._indices, is_looked_at) as tap, self._past_layers():
+        with self._tap(indices, is_looked_at) as tap, self._past_layers():
             returned = step(*args, **kwargs)
         self._batch = args[0] if args else None
-        loss, user_losses = self._read(returned, self._indices)
+        loss, user_losses = self._read(returned, indices)
         tapped = TappedStep(
-            self._indices.shape[0],
+            indices.shape[0],
             loss,
             tap.calls,
             user_losses,
@@ -171,6 +235,7 @@ class StepRecorder:
             return returned  # the step asked Lightning to skip this batch
         elif loss is not None and not self._is_checked and not is_part_of(loss, tap.calls):
             tapped.calls.clear()  # the torch losses it calls are not what it trains
+            self._values = None  # nor is what a look saw
         self._check_weighting(tapped)
         self._record(tapped)
         if check is not None and is_looked_at:
@@ -278,9 +343,9 @@ class StepRecorder:
                 self._is_warned = True
                 rank_zero_warn(
                     f"{OWNER}: each sample's plain mean of a reduction='none' loss is recorded; "
-                    "what the step multiplies it by cannot be seen in manual optimisation or a "
-                    'compiled step. If it is masked or scaled, return {"loss": loss, '
-                    '"sample_loss": losses}.'
+                    "what the step multiplies it by cannot be seen in manual optimisation, a "
+                    "compiled step or the look of in_batch=. If it is masked or scaled, return "
+                    '{"loss": loss, "sample_loss": losses}.'
                 )
             self._check_values(values, tapped.num_samples)
         self._is_checked = True

@@ -1,6 +1,12 @@
 """Pure tensor functions: tensors in, tensors out. Nothing here knows Lightning or keeps state."""
 
 from lightning_alignprune.functional.alignment import alignment, mean_trajectory
+from lightning_alignprune.functional.batch_choice import (
+    DiverseChoice,
+    diverse_choice,
+    gradient_products,
+    selective_probabilities,
+)
 from lightning_alignprune.functional.calibration import (
     Calibration,
     Calibrator,
@@ -69,6 +75,14 @@ from lightning_alignprune.functional.mixture import (
     reference_cut,
     reference_rank,
 )
+from lightning_alignprune.functional.robust_losses import (
+    early_learning_penalty,
+    generalized_cross_entropy,
+    moved_targets,
+    sparse_overparam_losses,
+    symmetric_cross_entropy,
+    view_consistency,
+)
 from lightning_alignprune.functional.selection import (
     Selection,
     draw_fixed_count,
@@ -76,6 +90,9 @@ from lightning_alignprune.functional.selection import (
     full_selection,
     infobatch_selection,
     keep_always,
+    next_subset,
+    orderdp_selection,
+    repb_selection,
 )
 
 __all__ = [
@@ -83,6 +100,7 @@ __all__ = [
     "Calibration",
     "Calibrator",
     "Cut",
+    "DiverseChoice",
     "Judgement",
     "Selection",
     "Transition",
@@ -96,14 +114,18 @@ __all__ = [
     "class_matrix",
     "class_prior",
     "cosine_kmeans",
+    "diverse_choice",
     "draw_fixed_count",
     "draw_largest",
     "draw_seed",
+    "early_learning_penalty",
     "error_norm",
     "estimate_transition",
     "forgetting_events",
     "full_selection",
     "gaussian_cut",
+    "generalized_cross_entropy",
+    "gradient_products",
     "group_labels",
     "held_out_logits",
     "identity_calibrator",
@@ -121,24 +143,32 @@ __all__ = [
     "mean_trajectory",
     "moderate_subset",
     "most_suspicious_first",
+    "moved_targets",
     "neighbourhood_gain",
     "neighbourhood_subset",
+    "next_subset",
     "optimal_cuts",
+    "orderdp_selection",
     "pairflip",
     "probability_margin",
     "prototype_distance",
     "reference_confusion",
     "reference_cut",
     "reference_rank",
+    "repb_selection",
     "sample_keys",
+    "selective_probabilities",
     "sliding_window",
     "small_loss_subset",
+    "sparse_overparam_losses",
+    "symmetric_cross_entropy",
     "symmetric_inclusive",
     "symmetric_next",
     "symmetric_uniform",
     "transition_matrix",
     "two_point_distribution",
     "uniform",
+    "view_consistency",
     "weighted_subset",
     "window_selection",
     "window_uncertainty",

@@ -232,3 +232,142 @@ def infobatch_selection(
 def _coin(seed: int, epoch: int) -> float:
     """Draw one number in [0, 1) for an epoch, the same on every rank."""
     return uniform(torch.zeros(1, dtype=torch.int64), seed, epoch, _COIN_STREAM).item()
+
+
+def repb_selection(
+    scores: Tensor,
+    was_trained: Tensor,
+    prune_probability: float,
+    indices: Tensor,
+    seed: int,
+    epoch: int,
+) -> Tensor:
+    """Drop what lies below its batch's mean, and let back in what was left out (RePB).
+
+    A sample of the last epoch with a score of 0 or more stays; one below 0 stays with probability
+    ``1 - prune_probability``; one that was left out comes back with the same probability. One
+    without a score stays.
+
+    Args:
+        scores: Shape (N,). Loss minus the mean of the batch it was in; NaN means undefined.
+        was_trained: Shape (N,), bool. Whether the last epoch trained it.
+        prune_probability: In [0, 1].
+        indices: Shape (N,), int64. The samples' indices in the data set.
+        seed: The run's seed.
+        epoch: The epoch the selection is for.
+
+    Returns:
+        Shape (N,), bool. Which are kept.
+
+    Raises:
+        TypeError: If ``prune_probability`` is no number.
+        ValueError: If it is outside [0, 1].
+
+    Example:
+        >>> scores, was_trained = torch.tensor([0.5, -0.5, 0.5]), torch.tensor([True, True, False])
+        >>> repb_selection(scores, was_trained, 1.0, torch.arange(3), seed=0, epoch=1).tolist()
+        [True, False, False]
+
+    Note:
+        O(N); one coin for each sample, no host synchronisation.
+    """
+    remedy = "0 drops nothing, 1 drops every sample below its batch's mean."
+    prune_probability = check_float(
+        "repb_selection", "prune_probability", prune_probability, low=0, high=1, remedy=remedy
+    )
+    has_luck = uniform(indices, seed, epoch) >= prune_probability
+    return (was_trained & (scores >= 0)) | has_luck | scores.isnan()
+
+
+def orderdp_selection(
+    scores: Tensor,
+    pool_fraction: float,
+    top_fraction: float,
+    indices: Tensor,
+    seed: int,
+    epoch: int,
+    all_reduce: AllReduce | None = None,
+) -> Tensor:
+    """Draw a random pool and take the samples with the highest scores in it (OrderDP).
+
+    Of the n samples with a score ``floor(pool_fraction * n)`` are drawn, of these
+    ``floor(top_fraction * pool)`` kept. Samples without a score are kept on top.
+
+    Args:
+        scores: Shape (N,). NaN means undefined.
+        pool_fraction: In (0, 1].
+        top_fraction: In (0, 1].
+        indices: Shape (N,), int64. The samples' indices in the data set.
+        seed: The run's seed.
+        epoch: The epoch the selection is for.
+        all_reduce: Sums over ranks when each holds only its share of the samples.
+
+    Returns:
+        Shape (N,), bool. Which are kept.
+
+    Raises:
+        TypeError: If a fraction is no number.
+        ValueError: If one is outside (0, 1].
+
+    Example:
+        >>> scores = torch.tensor([0.1, 0.4, 0.3, 0.2])
+        >>> orderdp_selection(scores, 1.0, 0.5, torch.arange(4), seed=0, epoch=1).tolist()
+        [False, True, True, False]
+
+    Note:
+        O(N) expected; four host synchronisations.
+    """
+    owner, remedy = "orderdp_selection", "1 leaves nothing out."
+    for name, value in (("pool_fraction", pool_fraction), ("top_fraction", top_fraction)):
+        check_float(owner, name, value, above=0, high=1, remedy=remedy)
+    defined = ~scores.isnan()
+    num_defined = int(all_reduce(defined.sum()) if all_reduce else defined.sum())
+    # 0.57 * 100 is 56.999... in binary; the user's 57 % of 100 is 57.
+    num_pool = int(pool_fraction * num_defined + 1e-9)
+    num_kept = int(top_fraction * num_pool + 1e-9)
+    draw = (indices, seed, epoch)
+    pool = draw_fixed_count(defined, num_pool, *draw, stream=0, all_reduce=all_reduce)
+    in_pool = torch.where(pool, scores, torch.nan)
+    return ~defined | draw_largest(in_pool, num_kept, *draw, stream=1, all_reduce=all_reduce)
+
+
+def next_subset(
+    used: Tensor,
+    count: int,
+    indices: Tensor,
+    seed: int,
+    epoch: int,
+    all_reduce: AllReduce | None = None,
+) -> tuple[Tensor, Tensor]:
+    """Draw ``count`` samples of those not used yet; when they run out, begin a new round (RS2).
+
+    Whoever calls it epoch after epoch sees every sample once before any of them twice. Where fewer
+    than ``count`` are left of a round, all of them are taken and the rest is drawn of the others.
+
+    Args:
+        used: Shape (N,), bool. Which were drawn in the running round.
+        count: How many to draw, over all ranks.
+        indices: Shape (N,), int64. The samples' indices in the data set.
+        seed: The run's seed.
+        epoch: The epoch the draw is for.
+        all_reduce: Sums over ranks when each holds only its share of the samples.
+
+    Returns:
+        Which are drawn, and which are used now; both of shape (N,), bool.
+
+    Example:
+        >>> drawn, used = next_subset(torch.tensor([True, True, False]), 2, torch.arange(3), 0, 1)
+        >>> int(drawn.sum()), bool(drawn[2]), int(used.sum()), bool(used[2])
+        (2, True, 1, False)
+
+    Note:
+        O(N) expected; two host synchronisations.
+    """
+    left = ~used
+    num_left = int(all_reduce(left.sum()) if all_reduce else left.sum())
+    draw = (indices, seed, epoch)
+    drawn = draw_fixed_count(left, count, *draw, stream=0, all_reduce=all_reduce)
+    if num_left > count:
+        return drawn, used | drawn
+    more = draw_fixed_count(~drawn, count - num_left, *draw, stream=1, all_reduce=all_reduce)
+    return drawn | more, more

@@ -10,6 +10,7 @@ from torch import Tensor
 from lightning_alignprune.functional.draws import draw_seed
 from lightning_alignprune.functional.selection import AllReduce, Selection
 from lightning_alignprune.schedule import Finish
+from lightning_alignprune.signals.base import Signal
 from lightning_alignprune.state.trajectories import LossTrajectories
 
 
@@ -86,6 +87,7 @@ class Policy(ABC):
         selects_first_epoch: Whether it selects before anything is recorded, for epoch 0 and the
             epochs before the schedule's ``start_epoch``; the scores are all NaN then. Epoch 0
             trains on everything otherwise.
+        needs_signal: The kind of signal whose values the scores must be of; None for any.
     """
 
     finish: Finish = "full"
@@ -96,6 +98,8 @@ class Policy(ABC):
     uses_reference_scores: bool = False
     uses_labels: bool = False
     selects_first_epoch: bool = False
+    needs_signal: type[Signal] | None = None
+    signal_remedy: str = ""
 
     @abstractmethod
     def select(self, scores: Tensor, context: SelectionContext) -> Selection:

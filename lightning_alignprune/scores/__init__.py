@@ -3,13 +3,14 @@
 from lightning_alignprune.scores.alignment import DynamicAlignment
 from lightning_alignprune.scores.base import End, Gate, Score, TrajectoryScore
 from lightning_alignprune.scores.label_posterior import LabelPosterior, TimeAverage
-from lightning_alignprune.scores.losses import LastLoss, MeanLoss
+from lightning_alignprune.scores.losses import LastLoss, LossSinceStart, MeanLoss
 from lightning_alignprune.scores.reference_rank import ReferenceRank
 
 #: The names by which a score can be given.
 SCORES: dict[str, type[Score]] = {
     "LastLoss": LastLoss,
     "loss": LastLoss,
+    "LossSinceStart": LossSinceStart,
     "MeanLoss": MeanLoss,
     "LabelPosterior": LabelPosterior,
     "TimeAverage": TimeAverage,
@@ -26,6 +27,7 @@ __all__ = [
     "Gate",
     "LabelPosterior",
     "LastLoss",
+    "LossSinceStart",
     "MeanLoss",
     "ReferenceRank",
     "Score",

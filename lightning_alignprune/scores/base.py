@@ -1,7 +1,7 @@
 """The score interface. High = keep; NaN = undefined, and such a sample stays."""
 
 from abc import ABC, abstractmethod
-from typing import Literal, get_args
+from typing import Literal, Protocol, get_args
 
 import torch
 from torch import Tensor
@@ -25,6 +25,7 @@ class Score(ABC):
     Attributes:
         needs_reference: Whether a reference set must be there.
         needs_reference_samples: Whether the losses of its samples must be, not only their mean.
+        needs_first: Whether each sample's first loss must be kept, ``trajectories.first``.
         needs_signal: The kind of signal that it reads; None for any.
         min_observations: How many recorded epochs it takes until a score can be defined.
         window: How many epochs of losses :meth:`compute` looks at; None for all of them.
@@ -39,6 +40,7 @@ class Score(ABC):
 
     needs_reference: bool = False
     needs_reference_samples: bool = False
+    needs_first: bool = False
     needs_signal: type[Signal] | None = None
     signal_remedy: str = ""
     min_observations: int = 1
@@ -56,19 +58,26 @@ class Score(ABC):
         return None
 
 
-def check_goes_with(score: Score, signal: Signal) -> None:
-    """Refuse a score that reads something else than what is recorded.
+class ReadsSignal(Protocol):
+    """A score or a policy, in what it asks of the signal."""
+
+    needs_signal: type[Signal] | None
+    signal_remedy: str
+
+
+def check_goes_with(signal: Signal, *parts: ReadsSignal) -> None:
+    """Refuse a score or policy that reads something else than what is recorded.
 
     Raises:
-        ValueError: If the signal is none of the kind that the score needs.
+        ValueError: If the signal is none of the kind that it needs.
     """
-    needed = score.needs_signal
-    if needed is not None and not isinstance(signal, needed):
-        name = type(score).__name__
-        raise ValueError(
-            f"{name}: expected a signal of the kind {needed.__name__}, got "
-            f"{type(signal).__name__}. {score.signal_remedy}"
-        )
+    for part in parts:
+        needed = part.needs_signal
+        if needed is not None and not isinstance(signal, needed):
+            raise ValueError(
+                f"{type(part).__name__}: expected a signal of the kind {needed.__name__}, got "
+                f"{type(signal).__name__}. {part.signal_remedy}"
+            )
 
 
 class TrajectoryScore(Score):

@@ -1,4 +1,4 @@
-"""Scores that are losses: the last one, or the mean of the recorded ones."""
+"""Scores that are losses: the last one, the mean of the recorded ones, or how far it fell."""
 
 from torch import Tensor
 from typing_extensions import override
@@ -18,6 +18,29 @@ class LastLoss(Score):
     @override
     def compute(self, trajectories: LossTrajectories) -> Tensor:
         return trajectories.last
+
+
+class LossSinceStart(Score):
+    """A sample's last loss minus its first: what fell furthest has been fitted and goes first.
+
+    The score of TailSFT. Low (far below 0) = learned since the run began, high = still to learn, or
+    mislabelled. NaN for a sample that was never trained. A pruned sample keeps its old loss. Take a
+    policy that keeps a share with the highest scores: ``OrderDP(pool_fraction=1.0)``.
+
+    Note:
+        Parity: the source measures the first losses with the network as it was before training,
+        compares within each batch with the loss of that step, and drops half of a batch by default.
+        Here the first loss is that of the first epoch, in mid-training, and whole epochs are
+        selected, so that what is dropped is not forwarded; ours.
+
+        Cost O(N) per epoch end, four bytes a sample for the first losses.
+    """
+
+    needs_first = True
+
+    @override
+    def compute(self, trajectories: LossTrajectories) -> Tensor:
+        return trajectories.last - trajectories.first
 
 
 class MeanLoss(TrajectoryScore):

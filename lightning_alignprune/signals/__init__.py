@@ -4,12 +4,13 @@ from lightning_alignprune.signals.averages import AveragedSignal
 from lightning_alignprune.signals.base import NoLogitsError, ReferenceSamples, Signal
 from lightning_alignprune.signals.calibrated_loss import CalibratedLoss
 from lightning_alignprune.signals.label_odds import LabelOdds
-from lightning_alignprune.signals.losses import BatchLoss, SampleLoss
+from lightning_alignprune.signals.losses import BatchLoss, CenteredLoss, SampleLoss
 from lightning_alignprune.signals.margins import Margin, WrongEvents
 from lightning_alignprune.signals.predictions import LabelProbability, RightPrediction
 
 _ALL: tuple[type[Signal], ...] = (
     SampleLoss,
+    CenteredLoss,
     BatchLoss,
     CalibratedLoss,
     LabelOdds,
@@ -26,6 +27,7 @@ __all__ = [
     "AveragedSignal",
     "BatchLoss",
     "CalibratedLoss",
+    "CenteredLoss",
     "LabelOdds",
     "LabelProbability",
     "Margin",

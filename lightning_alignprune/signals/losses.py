@@ -1,4 +1,4 @@
-"""Signals that are losses: each sample's own, or an EMA of the batches it was in."""
+"""Signals that are losses: each sample's own, plain or centred, or an EMA of its batches'."""
 
 from typing import Any
 
@@ -40,6 +40,37 @@ class SampleLoss(Signal):
         except NoLogitsError:  # a loss of another kind says nothing of labels
             return None
         return label_notes(seen, seen.logits.float().softmax(1))
+
+
+class CenteredLoss(SampleLoss):
+    """Each sample's loss minus the mean of its batch, so that steps of one epoch can be compared.
+
+    The network changes while an epoch runs, and with it the size of all losses: of two samples the
+    one that came later looks easier. Within a batch all are measured with the same weights. Below
+    0 = easier than the batch it was in. The policy ``RePB`` reads it.
+
+    Args:
+        plain: As in :class:`SampleLoss`.
+
+    Raises:
+        TypeError: If ``plain`` is no bool.
+
+    Note:
+        The mean is that of the samples which count and have a finite loss; over several ranks, that
+        of a rank's own batch. Source: RePB with a window of one batch.
+    """
+
+    compares_with_reference = False
+
+    def __init__(self, plain: bool = False) -> None:
+        self.plain_loss = check_bool("CenteredLoss", "plain", plain)
+
+    @override
+    def values(self, step: TappedStep) -> Tensor:
+        losses = step.sample_losses()
+        is_finite = losses.isfinite()
+        total = torch.where(is_finite, losses, 0.0).sum()
+        return losses - total / is_finite.sum().clamp(min=1)
 
 
 class BatchLoss(Signal):

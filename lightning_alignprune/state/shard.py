@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 _PIECE = 1 << 24  # entries that are gathered at a time, to bound the memory on the device
-_PER_SAMPLE = ("rows", "dropped", "running", "row_means")
+_PER_SAMPLE = ("rows", "dropped", "first", "running", "row_means")
 _BITS = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
 
 
@@ -57,6 +57,10 @@ class Shard:
     def positions_of(self, indices: Tensor) -> Tensor:
         """Turn data-set indices of the shard into positions within it."""
         return indices if self.is_whole else indices // self.num_ranks
+
+    def indices_of(self, positions: Tensor) -> Tensor:
+        """Turn positions within the shard into data-set indices."""
+        return positions if self.is_whole else positions * self.num_ranks + self.rank
 
     def total(self, value: Tensor) -> Tensor:
         """Sum a tensor over the shards: one collective, none with one rank."""

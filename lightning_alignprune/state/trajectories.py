@@ -77,6 +77,7 @@ class LossTrajectories:
         device: Where the rows live.
         dtype: Storage type of the closed rows; the running row is always float32.
         keep_best: Keep also the window that ends at the epoch with the lowest reference loss.
+        keep_first: Keep each sample's first loss in :attr:`first`.
 
     Raises:
         TypeError: If a value is of the wrong kind.
@@ -101,6 +102,7 @@ class LossTrajectories:
         device: torch.device | str = "cpu",
         dtype: StorageDtype = "float32",
         keep_best: bool = False,
+        keep_first: bool = False,
     ) -> None:
         owner = "LossTrajectories"
         remedy = "Is the data set empty?"
@@ -111,6 +113,8 @@ class LossTrajectories:
         name = check_choice(owner, "dtype", dtype, STORAGE_DTYPES)
         self.dtype: torch.dtype = getattr(torch, name)
         self.keep_best = check_bool(owner, "keep_best", keep_best)
+        self.keep_first = check_bool(owner, "keep_first", keep_first)
+        self._first: Tensor | None = None
         self.rows: list[Tensor] = []
         self.epochs: list[int] = []
         self._reference: list[float] = []
@@ -186,6 +190,11 @@ class LossTrajectories:
         older = self._older(len(self.rows))
         return TrajectoryView([], [], self.reference, older, self._empty).before
 
+    @property
+    def first(self) -> Tensor:
+        """Each sample's first loss, shape (N,), float32; NaN if never seen, or not kept."""
+        return self._empty() if self._first is None else self._first
+
     def view(self, window: int | None = None, until: int | None = None) -> TrajectoryView:
         """Look at the last epochs, or at the last up to a given one.
 
@@ -237,6 +246,8 @@ class LossTrajectories:
             )
         row = self.running if transform is None else transform(self.running, self.last)
         self.rows.append(self._stored(row))
+        if self.keep_first:
+            self._first = later_loss(row, self._first)
         self._dropped.append(None)
         self.epochs.append(epoch)
         self._reference.append(float("nan") if reference is None else float(reference))
@@ -291,6 +302,7 @@ class LossTrajectories:
             "lowest": self._lowest,
             "rows": list(self.rows),
             "dropped": list(self._dropped),
+            "first": self._first,
             "running": self.running.clone(),
             "row_means": None if self.row_means is None else self.row_means.state_dict(),
         }
@@ -315,6 +327,7 @@ class LossTrajectories:
         self._lowest = tuple(state.get("lowest", _NONE_YET))
         self.rows = [self._stored(row.to(self.device)) for row in state["rows"]]
         self._dropped = [self._here(losses) for losses in state["dropped"]]
+        self._first = self._here(state.get("first"))
         self.running = state["running"].to(self.device).float().clone()
         if self.row_means is not None:
             self.row_means.load_state_dict(state.get("row_means"), self.running)

@@ -40,6 +40,8 @@ LOSS_FUNCTIONS: dict[Any, dict[str, Any]] = {
 #: Those of the user's own among them.
 # A dict, as dynamo of torch 2.6 cannot look up a user's function in a set.
 REGISTERED: dict[Any, None] = {}
+#: Registered ones of logits (B, C) and class labels; whether their cross-entropy is recorded.
+OF_CLASSES: dict[Any, bool] = {}
 _WITH_IGNORE_INDEX = (F.cross_entropy, F.nll_loss)
 # Their `weight` is a weight of elements whose sum divides the mean; Huber's mean is over elements.
 _DIVIDED_BY_ELEMENT_WEIGHT = (F.mse_loss, F.l1_loss)
@@ -81,6 +83,12 @@ def weighted_l1(
     if reduction == "none":
         return elements
     return elements.sum() if reduction == "sum" else elements.sum() / weight.sum()
+
+
+def cross_entropy_of(logits: Tensor, labels: Tensor) -> dict[str, Any]:
+    """Return the arguments of ``F.cross_entropy`` that give each sample's."""
+    given = {"input": logits, "target": labels, "reduction": "none"}
+    return {**LOSS_FUNCTIONS[F.cross_entropy], **given}
 
 
 def check_rows(func: Any, elements: Tensor, rows: int) -> None:

@@ -21,8 +21,10 @@ from typing_extensions import override
 from lightning_alignprune.tap.flattening import WATCHED, FlatRows
 from lightning_alignprune.tap.loss_functions import (
     LOSS_FUNCTIONS,
+    OF_CLASSES,
     REGISTERED,
     check_rows,
+    cross_entropy_of,
     in_the_mean,
     lost_arguments,
     mean_divisor,
@@ -202,6 +204,9 @@ class LossTap(TorchFunctionMode):
     ) -> Tensor:
         if self.plain and bound.get("label_smoothing"):
             elements = _without_grad(func, {**bound, "label_smoothing": 0.0})
+        elif func in OF_CLASSES and (self.plain or OF_CLASSES[func]):
+            logits, labels = list(bound.values())[:2]
+            elements = _without_grad(F.cross_entropy, cross_entropy_of(logits, labels))
         if elements.requires_grad or elements.dtype is not torch.float32:
             elements = elements.detach().float()
         is_one_each = elements.ndim == 1 and elements.shape[0] == num_samples

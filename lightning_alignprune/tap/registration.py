@@ -3,11 +3,11 @@
 import functools
 import inspect
 from collections.abc import Callable
-from typing import Any, TypeVar, cast
+from typing import Any, TypeVar, cast, overload
 
 from torch.overrides import _get_current_function_mode_stack, handle_torch_function
 
-from lightning_alignprune.tap.loss_functions import LOSS_FUNCTIONS, REGISTERED
+from lightning_alignprune.tap.loss_functions import LOSS_FUNCTIONS, OF_CLASSES, REGISTERED
 from lightning_alignprune.tap.loss_tap import LossTap
 
 Loss = TypeVar("Loss", bound=Callable[..., Any])
@@ -69,6 +69,32 @@ def register_loss(loss: Loss) -> Loss:
             f"{', '.join(parameters) or 'nothing'}. Give it one: 'mean', 'sum' or 'none'."
         )
     return cast(Loss, _dispatching(loss, _defaults(parameters)))
+
+
+@overload
+def register_class_loss(loss: Loss) -> Loss: ...
+
+
+@overload
+def register_class_loss(*, records_cross_entropy: bool) -> Callable[[Loss], Loss]: ...
+
+
+def register_class_loss(loss: Any = None, *, records_cross_entropy: bool = False) -> Any:
+    """Register a loss of logits, shape (B, C), and class labels, shape (B,), its first arguments.
+
+    Signals that read logits read it as they read cross-entropy, and a signal of the plain loss
+    records its cross-entropy.
+
+    Args:
+        loss: As for :func:`register_loss`; None makes a decorator.
+        records_cross_entropy: Record that in any case: for a loss that says more of what is known
+            of a sample than of how hard it is.
+    """
+    if loss is None:
+        return functools.partial(register_class_loss, records_cross_entropy=records_cross_entropy)
+    registered = register_loss(loss)
+    OF_CLASSES[registered] = records_cross_entropy
+    return registered
 
 
 def _dispatching(loss: Callable[..., Any], defaults: dict[str, Any]) -> Callable[..., Any]:

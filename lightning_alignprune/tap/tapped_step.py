@@ -12,6 +12,8 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.graph import GradientEdge
 
+from lightning_alignprune.tap.loss_functions import OF_CLASSES
+
 # Coefficients of a mean, in the precision of the loss's own dtype, add up to 1.
 _MEAN_TOLERANCE = 0.01
 
@@ -238,8 +240,9 @@ def _is_compiled(tensor: Tensor) -> bool:
 
 
 def is_classification(call: TappedCall) -> bool:
-    """Say whether it was cross-entropy or NLL on logits of shape (B, C) and integer labels."""
-    if call.func not in (F.cross_entropy, F.nll_loss) or len(call.losses) != len(call.logits):
+    """Say whether it was a loss, like cross-entropy, of logits (B, C) and integer labels."""
+    is_known = call.func in (F.cross_entropy, F.nll_loss) or call.func in OF_CLASSES
+    if not is_known or len(call.losses) != len(call.logits):
         return False
     target = call.target
     return call.logits.ndim == 2 and target.ndim == 1 and not target.is_floating_point()

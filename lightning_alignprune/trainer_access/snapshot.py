@@ -16,6 +16,8 @@ from lightning.pytorch.loggers import Logger
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
+from lightning_alignprune.state.sample_table import SampleTable
+
 # What torch and Lightning keep on a module is not the step's. Buffers and flags are.
 _NOT_THE_STEPS = (set(nn.Module().__dict__) | set(LightningModule().__dict__)) - {"training"}
 _IMMUTABLE = (int, float, complex, str, bytes, type(None), torch.dtype, torch.device, torch.Size)
@@ -50,6 +52,9 @@ class Snapshot:
         trained: The parameters that an optimizer trains. They are only watched, since a copy would
             take their memory again; the optimizer's step comes later and is none of a step's.
         others: Objects beside the module that the step works with.
+        is_quick: For every step: watch parameters by their version only, which costs nothing and
+            misses a change through ``.data``, and copy neither them nor a :class:`SampleTable`,
+            which only training changes.
 
     Note:
         Tensors and buffers are copied where they are; untrained parameters to the host, since a
@@ -61,7 +66,10 @@ class Snapshot:
         module: nn.Module,
         trained: Iterable[nn.Parameter] = (),
         others: Iterable[object] = (),
+        is_quick: bool = False,
     ) -> None:
+        self._is_quick = is_quick
+        self._versions: list[tuple[str, nn.Parameter, int]] = []
         self._trained = {id(parameter) for parameter in trained}
         self._seen: dict[int, Any] = {}  # holds the objects, so that no id is given out twice
         self._undo: list[Callable[[], None]] = []
@@ -79,7 +87,7 @@ class Snapshot:
 
     def put_back(self) -> list[str]:
         """Put everything back; return the names of trained parameters that have moved."""
-        moved = []
+        moved = [name for name, parameter, old in self._versions if _version(parameter) != old]
         with torch.no_grad():
             for name, parameter, mark, copy in self._watched:
                 if _is_marked(parameter, mark):
@@ -101,6 +109,9 @@ class Snapshot:
                 continue
             if not nn.parameter.is_lazy(parameter):
                 self._seen[id(parameter)] = parameter
+                if self._is_quick:
+                    self._versions.append((prefix + name, parameter, _version(parameter)))
+                    continue
                 copy = None
                 if not (parameter.requires_grad and id(parameter) in self._trained):
                     copy = _local(parameter).detach().to("cpu", copy=True)
@@ -116,6 +127,8 @@ class Snapshot:
 
     def _remember(self, value: Any, depth: int) -> None:
         if isinstance(value, (*_IMMUTABLE, *_LEFT_ALONE)) or id(value) in self._seen:
+            return
+        if self._is_quick and isinstance(value, SampleTable):
             return
         if isinstance(value, nn.Module):  # hidden in a list, say, to keep it out of checkpoints
             for name, part in value.named_modules():
@@ -264,7 +277,11 @@ def _mark(parameter: nn.Parameter) -> tuple[int, Tensor]:
     if flat.is_complex():
         flat = torch.view_as_real(flat).reshape(-1)
     bits = flat.view(_SAME_SIZE[flat.element_size()]).sum(dtype=torch.int64)
-    return (0 if parameter.is_inference() else parameter._version), bits
+    return _version(parameter), bits
+
+
+def _version(parameter: nn.Parameter) -> int:
+    return 0 if parameter.is_inference() else parameter._version
 
 
 def _is_marked(parameter: nn.Parameter, mark: tuple[int, Tensor]) -> bool:

@@ -67,6 +67,31 @@ def evaluating(trainer: Trainer, module: LightningModule) -> Iterator[None]:
 
 
 @contextmanager
+def looking(trainer: Trainer, module: LightningModule) -> Iterator[None]:
+    """Let a step look at a batch that it trains afterwards; as :func:`evaluating`, in every step.
+
+    Parameters are only watched by their version, so that it costs little beside a forward pass.
+    """
+    with ExitStack() as stack:
+        stack.enter_context(isolate_rng())
+        stack.enter_context(torch.no_grad())
+        stack.enter_context(_eval_mode(module))
+        stack.enter_context(access.looking_like_validation(trainer))
+        snapshot = Snapshot(module, is_quick=True)
+        _mute(module)
+        moved: list[str] = []
+        try:
+            yield
+        finally:
+            moved = snapshot.put_back()
+    _check_not_moved(
+        moved,
+        "so that a batch can be looked at before it is trained",
+        "or use no in_batch=",
+    )
+
+
+@contextmanager
 def _eval_mode(module: LightningModule) -> Iterator[None]:
     # One flag per submodule: a BatchNorm the user froze must still be in eval mode afterwards.
     flags = {name: part.training for name, part in module.named_modules()}
@@ -90,15 +115,22 @@ def _state_put_back(
         yield snapshot
     finally:
         moved = snapshot.put_back()
-    if moved:
-        names = f"{', '.join(moved[:3])}{' and others' if moved[3:] else ''}"
-        raise refusal(
-            "training_step to leave the trained parameters to the optimizer, so that a reference "
-            "pass leaves no trace",
-            f"a step that changes {names} itself",
-            "Change them in on_train_batch_end, keep a teacher out of training with "
-            "requires_grad_(False), or use reference='validation'.",
-        )
+    _check_not_moved(
+        moved,
+        "so that a reference pass leaves no trace",
+        "keep a teacher out of training with requires_grad_(False), or use reference='validation'",
+    )
+
+
+def _check_not_moved(moved: list[str], purpose: str, remedy: str) -> None:
+    if not moved:
+        return
+    names = f"{', '.join(moved[:3])}{' and others' if moved[3:] else ''}"
+    raise refusal(
+        f"training_step to leave the trained parameters to the optimizer, {purpose}",
+        f"a step that changes {names} itself",
+        f"Change them in on_train_batch_end, {remedy}.",
+    )
 
 
 def put_back_between(snapshot: Snapshot, module: LightningModule) -> None:

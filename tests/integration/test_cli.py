@@ -130,6 +130,13 @@ def test_a_key_or_a_position_of_the_samples_indices(word, key):
     assert type(callback.sample_index) is type(key)
 
 
+def test_a_choice_within_batches_by_name_and_with_its_arguments():
+    words = ("--pruning.score=loss", "--pruning.policy=RS2", "--pruning.in_batch=DivBS")
+    assert pruner(cli(*QUIET, *words)).in_batch.keep_fraction == 0.5
+    callback = pruner(cli(*QUIET, *words, "--pruning.in_batch.keep_fraction=0.3"))
+    assert callback.in_batch.keep_fraction == 0.3
+
+
 @pytest.mark.parametrize("word", ["[4, 1]", "[false, true, false, false, true]"])
 def test_trusted_samples_as_a_list(word):
     callback = pruner(cli(*QUIET, "--pruning.score=loss", f"--pruning.trusted={word}"))

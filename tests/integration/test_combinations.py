@@ -9,16 +9,21 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from lightning_alignprune import (
     IES,
+    RS2,
     UCB,
     BatchLoss,
+    CenteredLoss,
     DynamicAlignment,
     DynamicPruningCallback,
     DynamicRandom,
     EpsilonGreedy,
     InfoBatch,
     LastLoss,
+    LossSinceStart,
     MeanLoss,
+    OrderDP,
     PruningSchedule,
+    RePB,
     SampleLoss,
     SeTa,
     StaticSubset,
@@ -49,6 +54,19 @@ POLICIES = {
     "epsilon": EpsilonGreedy,
     "ucb": UCB,
 }
+#: What goes with few others is tried with these.
+NEWER = {
+    "centered": CenteredLoss,
+    "since start": LossSinceStart,
+    "repb": RePB,
+    "orderdp": OrderDP,
+    "rs2": RS2,
+}
+METHODS = [
+    *itertools.product(SIGNALS, SCORES, POLICIES),
+    *itertools.product(["centered"], ["last", "das"], ["infobatch", "repb"]),
+    *itertools.product(["sample", "batch"], ["last", "since start"], ["orderdp", "rs2"]),
+]
 
 
 class Digits(TinyModule):
@@ -67,15 +85,13 @@ def digits():
     return TensorDataset(x[:300], noisy), TensorDataset(x[300:400], y[300:400])
 
 
-@pytest.mark.parametrize(
-    ("signal", "score", "policy"), list(itertools.product(SIGNALS, SCORES, POLICIES)), ids=str
-)
+@pytest.mark.parametrize(("signal", "score", "policy"), METHODS, ids=str)
 def test_it_trains(digits, signal, score, policy):
     train, reference = digits
     callback = DynamicPruningCallback(
-        SCORES[score](),
-        POLICIES[policy](),
-        SIGNALS[signal](),
+        (SCORES | NEWER)[score](),
+        (POLICIES | NEWER)[policy](),
+        (SIGNALS | NEWER)[signal](),
         PruningSchedule(stop_fraction=1.0),
         reference,
         keep_history=True,
@@ -91,5 +107,5 @@ def test_it_trains(digits, signal, score, policy):
     assert num_trained[0] == (150 if policy == "static" else 300)
     assert all(n > 0 for n in num_trained)
     assert trainer.global_step == sum(-(-n // 32) for n in num_trained)
-    if policy in ("random", "static", "epsilon", "ucb"):
+    if policy in ("random", "static", "epsilon", "ucb", *NEWER):
         assert min(num_trained) < 300

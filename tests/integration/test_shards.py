@@ -9,6 +9,7 @@ import torch.distributed as dist
 
 from lightning_alignprune import (
     IES,
+    RS2,
     UCB,
     BatchLoss,
     DynamicAlignment,
@@ -16,9 +17,12 @@ from lightning_alignprune import (
     EpsilonGreedy,
     InfoBatch,
     LastLoss,
+    LossSinceStart,
     MeanLoss,
     MixtureCut,
+    OrderDP,
     PruningSchedule,
+    RePB,
     SeTa,
     StaticSubset,
 )
@@ -40,6 +44,9 @@ CASES = [
     (LastLoss(), EpsilonGreedy(0.4, 0.3)),
     (DynamicAlignment(5, min_observations=3), UCB(0.4)),
     (MeanLoss(5, gate="reference"), MixtureCut(patience=1)),
+    (DynamicAlignment(5, min_observations=3), RePB(0.5)),
+    (LossSinceStart(), OrderDP(0.7, 0.6)),
+    (LastLoss(), RS2(0.6)),
 ]
 
 

@@ -3,11 +3,14 @@ import torch
 
 from lightning_alignprune import (
     IES,
+    RS2,
     UCB,
     DynamicRandom,
     EpsilonGreedy,
     InfoBatch,
     LossTrajectories,
+    OrderDP,
+    RePB,
     SelectionContext,
     SeTa,
     StaticSubset,
@@ -29,7 +32,7 @@ def context(n, epoch=1, num_selections=0, bank=None, **kwargs):
 def test_names_make_policies_without_arguments():
     assert set(POLICIES) == {
         "InfoBatch", "SeTa", "DynamicRandom", "StaticSubset", "IES", "EpsilonGreedy", "UCB",
-        "MixtureCut", "PosteriorCut",
+        "MixtureCut", "PosteriorCut", "RePB", "OrderDP", "RS2",
     }  # fmt: skip
     scores = torch.rand(20, generator=torch.Generator().manual_seed(0))
     for name, make in POLICIES.items():
@@ -38,7 +41,7 @@ def test_names_make_policies_without_arguments():
         assert kept.any(), name
 
 
-@pytest.mark.parametrize("name", sorted(set(POLICIES) - {"StaticSubset", "DynamicRandom"}))
+@pytest.mark.parametrize("name", sorted(set(POLICIES) - {"StaticSubset", "DynamicRandom", "RS2"}))
 @pytest.mark.parametrize("value", [NAN, 1.0])
 def test_undefined_scores_are_kept(name, value):
     scores = torch.full((12,), NAN)
@@ -195,7 +198,68 @@ def test_bandit_state_round_trip():
     assert EpsilonGreedy().state_dict() == {"mean": None, "variance": None}
 
 
-@pytest.mark.parametrize("name", ["DynamicRandom", "StaticSubset", "EpsilonGreedy", "UCB"])
+def test_repb_compares_with_the_batch_and_lets_back_in():
+    # Trained and hard, trained and easy, left out: three groups of 1,000.
+    scores = torch.tensor([0.5, -0.5, 0.5]).repeat_interleave(1_000)
+    row = torch.where(torch.arange(3_000) < 2_000, scores, NAN)
+    bank = bank_of([scores.tolist(), row.tolist()])
+    policy = RePB(0.7)
+    policy.select(scores, context(3_000, bank=bank_of([scores.tolist()])))
+    kept, weights = policy.select(scores, context(3_000, epoch=2, bank=bank))
+    shares = kept.view(3, 1_000).float().mean(1).tolist()
+    assert shares[0] == 1.0
+    assert shares[1:] == pytest.approx([0.3, 0.3], abs=0.05)
+    # Two epochs, of which the last group trained one.
+    assert weights.view(3, 1_000)[:, 0].tolist() == [1.0, 1.0, 2.0]
+    plain = RePB(0.7, rescale="none").select(scores, context(3_000, epoch=2, bank=bank))
+    assert plain.weights is None
+
+
+def test_repb_counts_unselected_epochs_as_trained_by_all_and_keeps_its_counts():
+    rows = [[1.0, 1.0], [1.0, NAN]]
+    scores = torch.tensor([1.0, -1.0])
+    policy = RePB(1.0)
+    policy.select(scores, context(2, epoch=5, bank=bank_of(rows[:1])))  # five full epochs before
+    other = RePB(1.0)
+    other.load_state_dict(reloaded(policy.state_dict()))
+    assert policy.state_dict()["num_trained"].tolist() == [5, 5]
+    for made in (policy, other):
+        made.select(scores, context(2, epoch=6, bank=bank_of(rows)))
+        assert made.state_dict()["num_trained"].tolist() == [6, 5]
+
+
+def test_orderdp_keeps_an_exact_share_the_best_of_a_random_pool():
+    scores = torch.arange(200.0)
+    policy = OrderDP(0.5, 0.2)
+    kept = [policy.select(scores, context(200, epoch=e)).kept for e in range(50)]
+    assert {int(k.sum()) for k in kept} == {20}
+    assert policy.keep_fraction == pytest.approx(0.1)
+    assert not torch.equal(kept[0], kept[1])
+    seldom, often = torch.stack(kept).float().mean(0).view(2, 100).mean(1).tolist()
+    assert seldom == 0.0
+    assert often == pytest.approx(0.2)
+    best = OrderDP(1.0, 0.1).select(scores, context(200)).kept
+    assert best.nonzero().flatten().tolist() == list(range(180, 200))
+
+
+@pytest.mark.parametrize(("num_samples", "count"), [(12, 4), (10, 4), (7, 5)])
+def test_rs2_sees_every_sample_once_before_any_twice(num_samples, count):
+    policy = RS2(1 - count / num_samples)
+    seen = torch.zeros(num_samples, dtype=torch.int64)
+    for epoch in range(1, 40):
+        drawn = policy.select(torch.zeros(num_samples), context(num_samples, epoch)).kept
+        assert int(drawn.sum()) == count
+        seen += drawn
+        assert int(seen.max() - seen.min()) <= 1 + (num_samples % count > 0)
+        copy = RS2(1 - count / num_samples)
+        copy.load_state_dict(reloaded(policy.state_dict()))
+        policy = copy
+    assert int(seen.sum()) == 39 * count
+
+
+@pytest.mark.parametrize(
+    "name", ["DynamicRandom", "StaticSubset", "EpsilonGreedy", "UCB", "RePB", "OrderDP", "RS2"]
+)
 def test_shares_select_what_the_whole_selects(name):
     scores = torch.rand(40, generator=torch.Generator().manual_seed(2))
     whole = POLICIES[name]().select(scores, context(40)).kept
@@ -223,6 +287,11 @@ def test_shares_select_what_the_whole_selects(name):
         (lambda: IES(revisit_epochs=0), r"IES: expected revisit_epochs in \[1, inf\), got 0"),
         (lambda: EpsilonGreedy(epsilon=2.0), r"EpsilonGreedy: expected epsilon in \[0, 1\], got"),
         (lambda: UCB(confidence=-1.0), r"UCB: expected confidence in \[0, inf\), got -1.0"),
+        (lambda: RePB(1.5), r"RePB: expected prune_probability in \[0, 1\], got 1.5"),
+        (lambda: RePB(rescale="mean"), "RePB: expected rescale to be one of"),
+        (lambda: OrderDP(0.0), r"OrderDP: expected pool_fraction in \(0, 1\], got 0.0"),
+        (lambda: OrderDP(0.5, 2.0), r"OrderDP: expected top_fraction in \(0, 1\], got 2.0"),
+        (lambda: RS2(1.0), r"RS2: expected prune_fraction in \[0, 1\), got 1.0"),
         (lambda: UCB(newest_share=0.0), r"UCB: expected newest_share in \(0, 1\], got 0.0"),
     ],
 )

@@ -1,7 +1,14 @@
 import pytest
 import torch
 
-from lightning_alignprune import DynamicAlignment, LastLoss, LossTrajectories, MeanLoss, Score
+from lightning_alignprune import (
+    DynamicAlignment,
+    LastLoss,
+    LossSinceStart,
+    LossTrajectories,
+    MeanLoss,
+    Score,
+)
 from lightning_alignprune.functional import alignment
 from lightning_alignprune.scores import SCORES
 from tests.banks import bank_of, reloaded, same
@@ -21,6 +28,17 @@ FALLS_THEN_RISES = [9.0, 8.0, 7.0, 6.0, 5.5, 5.0, 6.0, 7.0, 8.0, 9.0]
 
 def test_last_loss_is_the_most_recent():
     assert same(LastLoss().compute(bank_of([[1.0, 2.0, NAN], [3.0, NAN, NAN]])), [3.0, 2.0, NAN])
+
+
+def test_loss_since_start_outlives_dropped_rows_and_a_checkpoint():
+    rows = [[3.0, NAN, NAN], [1.0, 2.0, NAN], [NAN, 2.5, NAN], [0.5, NAN, NAN]]
+    bank = bank_of(rows, window=1, keep_first=True)
+    assert same(LossSinceStart().compute(bank), [-2.5, 0.5, NAN])
+    copy = LossTrajectories(3, window=1, keep_first=True)
+    copy.load_state_dict(reloaded(bank.state_dict()))
+    copy.record(torch.tensor([1, 2]), torch.tensor([1.0, 4.0]))
+    copy.close_epoch(4)
+    assert same(LossSinceStart().compute(copy), [-2.5, -1.0, 0.0])
 
 
 def test_mean_loss_is_negative_and_skips_unseen_epochs():

@@ -1,8 +1,10 @@
 import pytest
 import torch
 
-from lightning_alignprune import BatchLoss, LossTrajectories, SampleLoss
-from lightning_alignprune.tap.tapped_step import TappedStep
+from lightning_alignprune import BatchLoss, CenteredLoss, LossTrajectories, SampleLoss
+from lightning_alignprune.tap.tapped_step import TappedCall, TappedStep
+
+NAN, INF = float("nan"), float("inf")
 
 
 def run_epochs(signal, epochs, num_samples=1):
@@ -49,3 +51,14 @@ def test_state_round_trip(tmp_path):
 def test_sample_loss_takes_the_users_vector_first():
     step = TappedStep(2, torch.tensor(1.0), [], torch.tensor([1.0, float("nan")]))
     assert SampleLoss().values(step).tolist() == [1.0, float("inf")]
+
+
+def test_centered_loss_is_measured_from_the_mean_of_what_counts():
+    losses = torch.tensor([1.0, 3.0, NAN, INF])  # NaN would be a bad loss in a vector of the user's
+    call = TappedCall(losses, losses.sum(), "mean", torch.zeros(4, 2), torch.zeros(4))
+    values = CenteredLoss().values(TappedStep(4, None, [call]))
+    assert values[:2].tolist() == [-1.0, 1.0]
+    assert values[2].isnan()
+    assert values[3] == INF
+    call = call._replace(losses=torch.tensor([INF, INF]))
+    assert CenteredLoss().values(TappedStep(2, None, [call])).tolist() == [INF, INF]
