@@ -9,6 +9,7 @@ from typing import Any, Literal, TypedDict
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
+from lightning_alignprune.in_batch import BatchChoice
 from lightning_alignprune.policies import MixtureCut
 from lightning_alignprune.pruner import Parts
 from lightning_alignprune.reference import PSEUDO, PseudoClean, ReferenceWeights
@@ -46,6 +47,7 @@ class RunSettings(TypedDict, total=False):
     sample_index: int | str | None
     trusted: TrustedSource
     reference_weights: ReferenceWeights
+    in_batch: BatchChoice | str | None
     verbose: bool
 
 
