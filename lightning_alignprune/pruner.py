@@ -89,7 +89,8 @@ class Pruner:
         self.trusted: TrustedSamples | None = None
         self._is_trusted: Tensor | None = None
         self.fewest = 1
-        self.has_reference = False
+        self.has_reference = self.has_looks = False
+        self._num_looked = 0
         self.decision = Decision(0, None)
         self.num_selections = 0
         self.num_trained = 0
@@ -127,6 +128,23 @@ class Pruner:
         if self.samples is not None and notes is not None:
             self.samples.note(indices, notes.to(self.samples.running))
 
+    def left_out(self) -> Tensor:
+        """Say which samples the running epoch was not to train and has not, shape (n,), bool."""
+        unseen = self.trajectories.running.isnan()
+        selection = self.decision.selection
+        return unseen & ~selection.kept if selection is not None else torch.zeros_like(unseen)
+
+    def take_look(self, indices: Tensor, values: Tensor, notes: Tensor | None = None) -> None:
+        """Record samples that the epoch left out and that were looked at after it, as :meth:`take`.
+
+        A value that is not finite counts as not observed: nothing was trained on it.
+        """
+        seen = values.isfinite()
+        self.trajectories.running[indices[seen]] = values[seen]
+        self._num_looked += int(self.shard.total(seen.sum()))
+        if self.samples is not None and notes is not None:
+            self.samples.note(indices[seen], notes[:, seen].to(self.samples.running))
+
     def forget_running(self) -> None:
         """Forget what was recorded of an epoch that is not over."""
         self.trajectories.clear_running()
@@ -151,7 +169,8 @@ class Pruner:
             reference_samples: Losses of the reference samples, shape (n,), where they are needed.
 
         Returns:
-            How many samples were seen in the epoch.
+            How many passes the epoch took: samples that were trained, and a third of those that
+            were looked at.
 
         Raises:
             BadLossError: If a loss is NaN or infinite and ``skip_bad`` is off.
@@ -161,6 +180,9 @@ class Pruner:
         """
         running = self.trajectories.running
         num_seen = count_seen(running, self.indices, self.shard, epoch, skip_bad)
+        num_looked, self._num_looked = self._num_looked, 0
+        # A forward pass without gradients is about a third of a training step's work.
+        num_seen -= num_looked - round(num_looked / 3)
         self.num_trained += num_seen
         self.num_possible += self.shard.num_samples
         # Where the raw row stays as it is, nobody has to work out every sample's last loss.
@@ -253,6 +275,7 @@ class Pruner:
             "reference_scores": self.score.compute_reference(self.trajectories) if uses else None,
             "epochs_since_best": since,
             "estimates_since_peak": self.signal.estimates_since_peak,
+            "has_looks": self.has_looks,
             "is_learning": since == 0 or self.score.gate == "none",
         }
 

@@ -6,6 +6,7 @@ import os
 import re
 import shutil
 import subprocess
+from itertools import product
 
 import pytest
 
@@ -46,11 +47,11 @@ def chromium():
 WIDTHS = (390, 1280)
 
 
-def measured(page, folder, widths=WIDTHS, dark=False):
-    """Load the HTML of ``page`` in a frame of each width; say what the browser made of it."""
-    escaped = html.escape(page.read_text(encoding="utf-8"))
+def measured(pages, folder, widths=WIDTHS, dark=False):
+    """Load each page in a frame of each width; say what the browser made of it, page by page."""
     frames = ""
-    for width in widths:
+    for page, width in product(pages, widths):
+        escaped = html.escape(page.read_text(encoding="utf-8"))
         style = f"border:0;width:{width}px;height:900px"
         frames += f'<iframe style="{style}" srcdoc="{escaped}"></iframe>'
     host = folder / "host.html"

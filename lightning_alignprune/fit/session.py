@@ -16,6 +16,7 @@ from torch import Tensor
 from lightning_alignprune.fit.announcements import Announcements
 from lightning_alignprune.fit.batch_indices import BatchIndices
 from lightning_alignprune.fit.in_batch import InBatch
+from lightning_alignprune.fit.look import is_due, look_at_left_out
 from lightning_alignprune.fit.lr_alignment import ScheduleAlignment
 from lightning_alignprune.fit.preflight import (
     check_averages,
@@ -247,6 +248,7 @@ class FitSession:
         self._follow_settings(pruner)
         self._begin_with(pruner, state)
         pruner.has_reference, pruner.fewest = self._reference is not None, sampler.fewest
+        pruner.has_looks = self._recorder.batch_indices is None
         if pruner.policy.uses_labels:
             pruner.labels = labels_of(loader.dataset, pruner.indices)
         self._catch_up(pruner, state)
@@ -431,6 +433,9 @@ class FitSession:
         pruner, reference, exchange = self.started(), self._reference, self._fit.exchange
         share_sample_losses(self._fit.module, exchange)
         loss = self._measured_reference()
+        looked = None
+        if pruner.has_looks and is_due(pruner, epoch, self._fit.trainer.max_epochs):
+            looked = look_at_left_out(self._fit, pruner, self._recorder)
         pruner.signal.load_sums(self._sums(of_all_ranks=True))
         samples = None
         if reference is not None and loss is not None:
@@ -441,6 +446,8 @@ class FitSession:
         pruner.trajectories.running = running.losses
         if pruner.samples is not None and running.notes is not None:
             pruner.samples.running = running.notes
+        if looked is not None:
+            pruner.take_look(*looked)
         exchange.has_news = False
         try:
             compares = pruner.signal.compares_with_reference

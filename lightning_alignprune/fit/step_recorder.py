@@ -242,6 +242,24 @@ class StepRecorder:
             check.after_step(tapped, args)
         return returned
 
+    def read_look(
+        self, tap: LossTap, returned: Any, num_samples: int
+    ) -> tuple[Tensor, Tensor | None]:
+        """Read a step in which samples were only looked at, as one of the same kind that trained.
+
+        Returns:
+            The values that would be recorded, shape (B,), and the notes on labels, (4, B) or None.
+        """
+        loss, user_losses = returned, None
+        if isinstance(returned, dict):
+            loss, user_losses = returned.get("loss"), returned.get("sample_loss")
+        # Without a graph nothing else tells a loss from the metrics beside it.
+        main = None if loss is None else main_call(tap.calls, loss)
+        calls = tap.calls if main is None else [main]
+        step = TappedStep(num_samples, loss, calls, user_losses, has_graph=False)
+        notes = self.signal.label_notes(step) if self.takes_notes else None
+        return self.signal.values(step), notes
+
     def _tap(self, indices: Tensor, is_looked_at: bool) -> LossTap:
         weights = None if self._weighs_own_losses else self._weights
         return LossTap(indices, weights, plain=self.signal.plain_loss, keeps_given=is_looked_at)

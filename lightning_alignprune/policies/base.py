@@ -37,6 +37,8 @@ class SelectionContext:
             reference loss is at its lowest.
         estimates_since_peak: How many estimates of the share of wrong labels came after the largest
             one; None where the signal makes none.
+        has_looks: Whether samples that are left out are looked at as the policy's ``look_every``
+            asks. A plain loop does not.
         is_finishing: Whether the epoch is one of the last, after the schedule's ``stop_fraction``.
     """
 
@@ -51,6 +53,7 @@ class SelectionContext:
     labels: Tensor | None = None
     epochs_since_best: int | None = None
     is_learning: bool = True
+    has_looks: bool = False
     is_finishing: bool = False
     estimates_since_peak: int | None = None
 
@@ -84,6 +87,8 @@ class Policy(ABC):
             put is then refused at the start instead of at the first weight.
         uses_reference_scores: Whether :meth:`select` reads ``context.reference_scores``.
         uses_labels: Whether :meth:`select` reads ``context.labels``.
+        look_every: After how many epochs a forward pass looks again at the samples that were left
+            out, so that their scores follow the network; 0 for never.
         selects_first_epoch: Whether it selects before anything is recorded, for epoch 0 and the
             epochs before the schedule's ``start_epoch``; the scores are all NaN then. Epoch 0
             trains on everything otherwise.
@@ -97,6 +102,7 @@ class Policy(ABC):
     weighs_samples: bool = False
     uses_reference_scores: bool = False
     uses_labels: bool = False
+    look_every: int = 0
     selects_first_epoch: bool = False
     needs_signal: type[Signal] | None = None
     signal_remedy: str = ""

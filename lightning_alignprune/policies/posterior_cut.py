@@ -30,9 +30,10 @@ class PosteriorCut(Policy):
     multiplied by ``tighten_factor``; but not where, by the probabilities themselves, hardly any
     wrong label is left among the samples that are kept: then it is not they who raise the loss.
 
-    What was cut is judged anew each epoch, and a cut follows its evidence in both directions. If
-    half of it comes back at once, or it doubles, while threshold and estimated share of noise are
-    what they were, a warning says so.
+    What was cut is looked at again every ``look_every`` epochs, in a forward pass without
+    gradients, and comes back when its probability says so. A cut follows its evidence in both
+    directions. If half of it comes back at once, or it doubles, while threshold and estimated share
+    of noise are what they were, a warning says so.
 
     Args:
         start_threshold: Probability of a wrong label above which a sample is cut at first, in
@@ -42,10 +43,13 @@ class PosteriorCut(Policy):
         target_wrong: Estimated share of wrong labels among the kept at which the threshold stays
             where it is, in [0, 1); 0 always tightens.
         patience: Epochs without a larger estimate before the first cut, at least 0.
-        readmit: Chance in [0, 1) that a cut sample trains for one epoch, to be looked at again.
+        readmit: Chance in [0, 1) that a cut sample trains for one epoch, where there are no looks:
+            with ``look_every=0``, and in a plain loop.
         min_kept: Smallest share of the samples that the cut leaves, in (0, 1].
         min_kept_per_class: The same within each class, in [0, 1], where labels can be read from
             the dataset. Counted within each rank's share for ``partition="fixed"``.
+        look_every: After how many epochs the cut samples are looked at again, at least 0; 0 never.
+            A look costs a third of training them for an epoch and is counted so.
 
     Raises:
         TypeError: If a value is of the wrong kind.
@@ -76,6 +80,7 @@ class PosteriorCut(Policy):
         readmit: float = 0.02,
         min_kept: float = 0.1,
         min_kept_per_class: float = 0.1,
+        look_every: int = 2,
     ) -> None:
         owner = "PosteriorCut"
 
@@ -100,6 +105,9 @@ class PosteriorCut(Policy):
         self.min_kept_per_class = share(
             "min_kept_per_class", min_kept_per_class, remedy, low=0, high=1
         )
+        self.look_every = check_int(
+            owner, "look_every", look_every, low=0, remedy="0 does not look."
+        )
         self.threshold = self.start_threshold
         self.wrong_kept: float | None = None
         self._has_begun = False
@@ -123,7 +131,8 @@ class PosteriorCut(Policy):
         if not has_tightened and waited != 0:
             self._leap = self._leap_to(cut, context)
         self._cut = cut.clone()
-        if self.readmit and not context.is_finishing:
+        is_looked_at = self.look_every > 0 and context.has_looks
+        if self.readmit and not is_looked_at and not context.is_finishing:
             draws = uniform(context.indices, context.seed, context.epoch, _READMIT_STREAM)
             cut &= draws >= self.readmit
         return Selection(~cut)

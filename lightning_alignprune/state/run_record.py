@@ -17,7 +17,8 @@ class EpochRecord(NamedTuple):
         epoch: Its number.
         kept_fraction: Share of the training set that it was to train on, in (0, 1].
         is_full: Whether nothing was selected, so that it trained what a run without pruning trains.
-        num_trained: Passes: samples whose loss was seen, over all ranks.
+        num_trained: Passes: samples whose loss was seen, over all ranks; one that was left out and
+            only looked at counts as a third.
         seconds: Wall time of its batches, without validation.
         overhead_seconds: Wall time of the reference pass, the scores and the next selection.
         reference_loss: NaN if there was none.

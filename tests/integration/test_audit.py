@@ -1,9 +1,11 @@
-"""What a run says of its labels: in the process, from a checkpoint, on ranks, from the shell."""
+"""What a run says of its labels: in the process, from a checkpoint, on ranks, from the shell.
+
+How well it fits the truth is counted in ``test_label_posterior.py``, on runs that are made there.
+"""
 
 import csv
 import sys
 from functools import partial
-from statistics import mean
 
 import lightning.pytorch as pl
 import numpy as np
@@ -28,9 +30,7 @@ from lightning_alignprune.audit import label_issues, read_checkpoint
 from lightning_alignprune.cli import main
 from tests.conftest import TinyModule, make_data, make_trainer
 from tests.integration.ranked_fits import fit as fit_on_ranks
-from tests.integration.test_label_posterior import watched_digits
 from tests.integration.test_old_checkpoint import CHECKPOINT, DATA
-from tests.seeds import SEEDS
 
 WATCH = {"policy": InfoBatch(0.0)}
 POSTERIOR = {"score": "LabelPosterior", "signal": "LabelOdds"}
@@ -38,42 +38,6 @@ POSTERIOR = {"score": "LabelPosterior", "signal": "LabelOdds"}
 
 def separated(issues, is_wrong):
     return roc_auc_score(is_wrong, -np.nan_to_num(issues.label_quality, nan=1.0))
-
-
-def quality_of_audit(seed, kind):
-    """How well the issues of a run on digits with 40 % wrong labels fit the truth."""
-    _, true, _, is_wrong, issues, truth = watched_digits(seed, 0.4, kind)
-    found, wrong = torch.from_numpy(issues.is_issue), is_wrong
-    suggested = torch.from_numpy(issues.pred_probs()).argmax(1)
-    return {
-        "AUROC": separated(issues, is_wrong),
-        "precision": float(wrong[found].float().mean()),
-        "recall": float(found[wrong].float().mean()),
-        "suggested": float((suggested == truth)[found & wrong].float().mean()),
-        "noise off by": abs(issues.noise_share - true),
-    }
-
-
-# Means over seeds that no test counts (100 to 107), pairs / uniform: AUROC 0.993 / 0.986,
-# precision 0.960 / 0.967, recall 0.944 / 0.868, right suggestion 0.98 / 0.93, noise share off by
-# 0.026 / 0.012.
-@pytest.mark.trained
-@pytest.mark.parametrize(("kind", "recall"), [("pair", 0.9), ("uniform", 0.75)])
-def test_issues_at_their_own_threshold_are_the_wrong_labels_of_digits(kind, recall):
-    rows = [quality_of_audit(seed, kind) for seed in SEEDS]
-    means = {name: mean(row[name] for row in rows) for name in rows[0]}
-    assert means["AUROC"] > 0.95, means
-    assert means["precision"] > 0.92, means
-    assert means["recall"] > recall, means
-    assert means["suggested"] > 0.85, means
-    assert means["noise off by"] < 0.06, means
-
-
-@pytest.mark.trained
-def test_right_labels_are_no_issues():
-    found = [watched_digits(seed, 0.0)[4] for seed in SEEDS]
-    assert mean(issues.num_issues for issues in found) < 10
-    assert all(issues.standard_error > 0 for issues in found)
 
 
 # ---- the table ---------------------------------------------------------------------------------

@@ -31,6 +31,7 @@ from lightning_alignprune import (
 from lightning_alignprune.functional import symmetric_uniform
 from tests.conftest import TinyModule, make_trainer
 
+BATCH_SIZE = 75  # four steps an epoch: there are many combinations
 SIGNALS = {
     "sample": SampleLoss,
     "batch": BatchLoss,
@@ -99,13 +100,13 @@ def test_it_trains(digits, signal, score, policy):
     module = Digits()
     before = [p.detach().clone() for p in module.parameters()]
     trainer = make_trainer(callback, max_epochs=5)
-    trainer.fit(module, DataLoader(train, 32, shuffle=True))
+    trainer.fit(module, DataLoader(train, BATCH_SIZE, shuffle=True))
     assert len(callback.trajectories.epochs) == 5
     assert any(not torch.equal(a, b) for a, b in zip(before, module.parameters(), strict=True))
     assert all(p.isfinite().all() for p in module.parameters())
     num_trained = [int((~row.isnan()).sum()) for row in callback.trajectories.rows]
     assert num_trained[0] == (150 if policy == "static" else 300)
     assert all(n > 0 for n in num_trained)
-    assert trainer.global_step == sum(-(-n // 32) for n in num_trained)
+    assert trainer.global_step == sum(-(-n // BATCH_SIZE) for n in num_trained)
     if policy in ("random", "static", "epsilon", "ucb", *NEWER):
         assert min(num_trained) < 300

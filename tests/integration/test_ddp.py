@@ -82,7 +82,8 @@ def test_ranks_agree(tmp_path, kwargs):
 def test_logging_and_checkpoints_on_two_ranks(tmp_path):
     saving = partial(ModelCheckpoint, tmp_path, monitor="pruning/kept_fraction", save_top_k=-1)
     logger = CSVLogger(tmp_path, name="", version="log")
-    results = fit(tmp_path, 2, logger=logger, log_every_n_steps=1, extra=[saving])
+    logs = {"logger": logger, "log_every_n_steps": 1, "make_module": partial(TinyModule, logs=True)}
+    results = fit(tmp_path, 2, extra=[saving], **logs)
     check_ranks(results)
     assert len(list(tmp_path.glob("*.ckpt"))) == EPOCHS
     lines = (tmp_path / "log" / "metrics.csv").read_text().splitlines()

@@ -143,7 +143,8 @@ def test_logged_metrics(train_loader, val_loader, reference, tmp_path):
     logger = pl.loggers.CSVLogger(tmp_path)
     callback = DynamicPruningCallback(reference=reference)
     trainer = make_trainer(callback, max_epochs=9, logger=logger, log_every_n_steps=1)
-    trainer.fit(TinyModule(), train_loader(), val_loader)
+    trainer.fit(TinyModule(logs=True), train_loader(), val_loader)
+    assert "train_loss" in trainer.callback_metrics
     names = {key for key in trainer.callback_metrics if key.startswith("pruning/")}
     wanted = [
         "kept_fraction",

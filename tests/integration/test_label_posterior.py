@@ -1,18 +1,23 @@
 """Log odds and averages in real fits: what they find, on ranks and over a resume."""
 
 from functools import cache, partial
+from statistics import mean
+from typing import NamedTuple
 
 import lightning.pytorch as pl
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
-from torch import nn
+from sklearn.metrics import roc_auc_score
+from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
 from lightning_alignprune import (
     DynamicPruningCallback,
     InfoBatch,
+    LabelIssues,
     LabelOdds,
     LabelPosterior,
     Margin,
@@ -23,16 +28,25 @@ from lightning_alignprune import (
 from tests.conftest import TinyModule, make_data, make_trainer
 from tests.integration.ranked_fits import SaveInMidEpoch, fit, make_callback, same
 from tests.integration.test_fixed_partition import whole
-from tests.integration.test_robust import Digits, Unmoved, digits, train_digits
+from tests.integration.test_robust import Digits, Unmoved, digits
 from tests.seeds import SEEDS, enough
 
 
-@cache
-def watched_digits(seed, noise, kind="pair", epochs=6):
-    """Train on all of 1,000 digits.
+class Watched(NamedTuple):
+    """What a run on digits says of its labels, and the truth."""
 
-    Returns estimated and true share, the labels' scores and which are wrong, the audit, the truth.
-    """
+    share: float  # of wrong labels, as estimated
+    true_share: float
+    scores: Tensor
+    is_wrong: Tensor
+    issues: LabelIssues
+    truth: Tensor
+    kept: Tensor
+
+
+@cache
+def watched_digits(seed, noise, kind="pair", policy=None, epochs=6):
+    """Train on 1,000 digits, on all of them unless a policy is given."""
     x, y = digits()
     generator = torch.Generator().manual_seed(seed)
     order = torch.randperm(len(y), generator=generator)
@@ -42,54 +56,87 @@ def watched_digits(seed, noise, kind="pair", epochs=6):
     labels = torch.where(is_wrong, (y[:1000] + step) % 10, y[:1000])
     clean = TensorDataset(x[1200:1400], y[1200:1400])
     pl.seed_everything(seed, verbose=False)
+    schedule = policy and PruningSchedule(2, finish="selected")
     callback = DynamicPruningCallback(
-        LabelPosterior(), InfoBatch(0.0), LabelOdds(), reference=clean
+        LabelPosterior(), policy or InfoBatch(0.0), LabelOdds(), schedule, clean
     )
     trainer = make_trainer(callback, max_epochs=epochs)
     trainer.fit(Digits(), DataLoader(TensorDataset(x[:1000], labels), 64, shuffle=True))
-    scores = callback.score.compute(callback.trajectories)
-    share, true = callback.signal.noise_share, float(is_wrong.float().mean())
-    return share, true, scores, is_wrong, callback.label_issues(), y[:1000]
+    return Watched(
+        callback.signal.noise_share,
+        float(is_wrong.float().mean()),
+        callback.score.compute(callback.trajectories),
+        is_wrong,
+        callback.label_issues(),
+        y[:1000],
+        kept_of(callback, 1000),
+    )
+
+
+def kept_of(callback, num_samples):
+    selection = callback.decision.selection
+    return torch.ones(num_samples, dtype=torch.bool) if selection is None else selection.kept
 
 
 @pytest.mark.trained
 @pytest.mark.parametrize(("kind", "least"), [("pair", 0.9), ("uniform", 0.75)])
 def test_wrong_labels_are_found_within_six_epochs(kind, least):
     def is_found(seed):
-        estimated, true, scores, is_wrong, *_ = watched_digits(seed, 0.4, kind)
-        cut = scores < 0.5
-        is_near = abs(estimated - true) < 0.1
+        run = watched_digits(seed, 0.4, kind)
+        cut = run.scores < 0.5
+        is_near = abs(run.share - run.true_share) < 0.1
         return (
             is_near
-            and cut[is_wrong].float().mean() > least
-            and (cut[~is_wrong].float().mean() < 0.1)
+            and cut[run.is_wrong].float().mean() > least
+            and (cut[~run.is_wrong].float().mean() < 0.1)
         )
 
     assert sum(map(is_found, SEEDS)) >= enough(0.99)
 
 
+def quality_of_audit(seed, kind):
+    """How well the issues of a run on digits with 40 % wrong labels fit the truth."""
+    run = watched_digits(seed, 0.4, kind)
+    issues, wrong = run.issues, run.is_wrong
+    found = torch.from_numpy(issues.is_issue)
+    suggested = torch.from_numpy(issues.pred_probs()).argmax(1)
+    return {
+        "AUROC": roc_auc_score(wrong, -np.nan_to_num(issues.label_quality, nan=1.0)),
+        "precision": float(wrong[found].float().mean()),
+        "recall": float(found[wrong].float().mean()),
+        "suggested": float((suggested == run.truth)[found & wrong].float().mean()),
+        "noise off by": abs(issues.noise_share - run.true_share),
+    }
+
+
+# Means over seeds that no test counts (100 to 107), pairs / uniform: AUROC 0.993 / 0.986,
+# precision 0.960 / 0.967, recall 0.944 / 0.868, right suggestion 0.98 / 0.93, noise share off by
+# 0.026 / 0.012.
 @pytest.mark.trained
-def test_clean_labels_show_no_noise_to_the_end():
-    shares = [watched_digits(seed, 0.0)[0] for seed in SEEDS]
-    assert sum(share == 0.0 for share in shares) >= enough(0.977)
+@pytest.mark.parametrize(("kind", "recall"), [("pair", 0.9), ("uniform", 0.75)])
+def test_issues_at_their_own_threshold_are_the_wrong_labels_of_digits(kind, recall):
+    rows = [quality_of_audit(seed, kind) for seed in SEEDS]
+    means = {name: mean(row[name] for row in rows) for name in rows[0]}
+    assert means["AUROC"] > 0.95, means
+    assert means["precision"] > 0.92, means
+    assert means["recall"] > recall, means
+    assert means["suggested"] > 0.85, means
+    assert means["noise off by"] < 0.06, means
 
 
+# In 16 of 16 other seeds (100 to 115) no noise was seen, nothing was cut and nothing listed.
 @pytest.mark.trained
-def test_what_is_found_is_left_out_and_the_network_is_better_for_it():
-    parts = {"signal": "LabelOdds", "score": "LabelPosterior", "policy": "PosteriorCut"}
-
-    def is_helped(seed):
-        schedule = PruningSchedule(2, finish="selected")
-        found = train_digits(seed, 0.4, epochs=20, schedule=schedule, **parts)
-        # Full training: 0.5 to 0.7.
-        return found.is_found and found.accuracy > 0.85
-
-    assert sum(map(is_helped, SEEDS)) >= enough(0.99)
+def test_clean_labels_show_no_noise_to_the_end_and_are_left_alone():
+    runs = [watched_digits(seed, 0.0, policy="PosteriorCut", epochs=10) for seed in SEEDS]
+    assert sum(run.share == 0.0 for run in runs) >= enough(0.977)
+    assert sum(float(run.kept.float().mean()) >= 0.99 for run in runs) >= enough(0.99)
+    assert mean(run.issues.num_issues for run in runs) < 10
+    assert all(run.issues.standard_error > 0 for run in runs)
 
 
 def mislabelled(labels, num_classes, kind, generator):
-    """Give two in five the next class, or any other one; none where kind is "clean"."""
-    is_wrong = torch.rand(len(labels), generator=generator) < (0.0 if kind == "clean" else 0.4)
+    """Give two in five the next class, or any other one."""
+    is_wrong = torch.rand(len(labels), generator=generator) < 0.4
     others = torch.randint(1, num_classes, labels.shape, generator=generator)
     step = 1 if kind == "pair" else others
     return torch.where(is_wrong, (labels + step) % num_classes, labels), is_wrong
@@ -108,8 +155,8 @@ class Wide(Digits):
         self.net = nn.Sequential(nn.Linear(width, 256), nn.ReLU(), nn.Linear(256, num_classes))
 
 
-def cut_and_kept(seed, task, kind, epochs=20):
-    """Train with the posterior's cut; return which wrong labels are out, which right ones in."""
+def cut_kept_and_accuracy(seed, task, kind):
+    """Train with the posterior's cut; return shares: wrong labels out, right ones in, accuracy."""
     generator = torch.Generator().manual_seed(seed)
     x, y = digits() if task == "digits" else separable(generator)
     order = torch.randperm(len(y), generator=generator)
@@ -123,17 +170,15 @@ def cut_and_kept(seed, task, kind, epochs=20):
         PruningSchedule(2, finish="selected"),
         TensorDataset(x[1000:1300], y[1000:1300]),
     )
-    trainer = make_trainer(callback, max_epochs=epochs)
-    data = DataLoader(TensorDataset(x[:1000], labels), 64, shuffle=True)
-    trainer.fit(Wide(x.shape[1], classes), data)
-    selection = callback.decision.selection
-    kept = torch.ones_like(is_wrong) if selection is None else selection.kept
-    return (~kept[is_wrong]).float().mean(), kept[~is_wrong].float().mean()
+    module, trainer = Wide(x.shape[1], classes), make_trainer(callback, max_epochs=20)
+    trainer.fit(module, DataLoader(TensorDataset(x[:1000], labels), 64, shuffle=True))
+    kept, is_right = kept_of(callback, 1000), module.net(x[1300:]).argmax(1) == y[1300:]
+    return [float(part.float().mean()) for part in (~kept[is_wrong], kept[~is_wrong], is_right)]
 
 
 # Bounds from seeds 100 to 107, where the least of wrong labels out / right ones in was
 # 0.967 / 0.930 for digits with pairs, 0.943 / 0.827 for uniform noise, 0.956 / 0.990 for
-# separable classes.
+# separable classes. Accuracy on digits with pairs was 0.94 and more; of full training 0.5 to 0.7.
 @pytest.mark.trained
 @pytest.mark.parametrize(
     ("task", "kind", "wrong_cut", "right_kept"),
@@ -143,16 +188,10 @@ def cut_and_kept(seed, task, kind, epochs=20):
         pytest.param("separable", "uniform", 0.9, 0.95, marks=pytest.mark.slow),
     ],
 )
-def test_the_cut_takes_wrong_labels_and_leaves_right_ones(task, kind, wrong_cut, right_kept):
-    found = [cut_and_kept(seed, task, kind) for seed in SEEDS]
-    right = [float(out) >= wrong_cut and float(kept) >= right_kept for out, kept in found]
+def test_the_cut_takes_wrong_labels_leaves_right_ones_and_helps(task, kind, wrong_cut, right_kept):
+    found = [cut_kept_and_accuracy(seed, task, kind) for seed in SEEDS]
+    right = [out >= wrong_cut and kept >= right_kept and acc > 0.85 for out, kept, acc in found]
     assert sum(right) >= enough(0.99)
-
-
-@pytest.mark.trained
-def test_the_cut_leaves_clean_labels_alone():
-    found = [cut_and_kept(seed, "digits", "clean", epochs=10)[1] for seed in SEEDS]
-    assert sum(float(kept) >= 0.99 for kept in found) >= enough(0.99)
 
 
 class Knowing(Unmoved):

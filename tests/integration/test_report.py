@@ -2,6 +2,7 @@
 
 import re
 import sys
+from itertools import product
 
 import matplotlib.pyplot as plt
 import pytest
@@ -58,10 +59,11 @@ def run():
 
 
 @pytest.mark.parametrize("dark", [False, True], ids=["light", "dark"])
-@pytest.mark.parametrize("make", [picture, text])
-def test_the_page_fits_every_screen(run, tmp_path, make, dark):
-    page = run.report(tmp_path / "page.html", Shown(make), NAMES)
-    for found, width in zip(measured(page, tmp_path, dark=dark), WIDTHS, strict=True):
+def test_the_page_fits_every_screen(run, tmp_path, dark):
+    makes = (picture, text)
+    pages = [run.report(tmp_path / f"{m.__name__}.html", Shown(m), NAMES) for m in makes]
+    seen = measured(pages, tmp_path, dark=dark)
+    for found, (make, width) in zip(seen, product(makes, WIDTHS), strict=True):
         assert found["width"] == width
         assert found["scroll"] <= width
         assert found["right"] <= width
@@ -137,7 +139,7 @@ def test_a_run_that_judges_no_labels_has_a_page_that_says_so(tmp_path):
     callback = fit(DynamicPruningCallback("loss", InfoBatch(0.5)), epochs=4)
     page = callback.report(tmp_path / "page.html")
     assert "got LastLoss on SampleLoss" in page.read_text()
-    for found, width in zip(measured(page, tmp_path), WIDTHS, strict=True):
+    for found, width in zip(measured([page], tmp_path), WIDTHS, strict=True):
         assert found["scroll"] <= width
         assert "This run says nothing about labels" in found["text"]
 
@@ -163,7 +165,7 @@ def test_of_many_classes_the_most_frequent_pairs_are_listed(tmp_path):
     callback = DynamicPruningCallback(**POSTERIOR, policy=InfoBatch(0.0), reference=Many(1, 0.0))
     make_trainer(callback, max_epochs=3).fit(OfThirty(), DataLoader(Many(2, 0.3), 32))
     page = callback.report(tmp_path / "page.html")
-    for found, width in zip(measured(page, tmp_path), WIDTHS, strict=True):
+    for found, width in zip(measured([page], tmp_path), WIDTHS, strict=True):
         assert found["scroll"] <= width
         assert found["right"] <= width
         assert re.search(r"\d+ → \d+ \(\d+\)", found["text"])

@@ -69,8 +69,8 @@ class Orders(pl.Callback):
 
 
 class Module(TinyModule):
-    def __init__(self, dropout=0.0):
-        super().__init__(batch_norm=True, dropout=dropout)
+    def __init__(self, dropout=0.0, logs=False):
+        super().__init__(batch_norm=True, dropout=dropout, logs=logs)
 
     def configure_optimizers(self):
         optimizer = torch.optim.SGD(self.parameters(), lr=0.1, momentum=0.9)
@@ -98,9 +98,19 @@ def make_callback(kind="alignment", **kwargs):
     )
 
 
-def run(loader, val_loader, *extra, kind="alignment", dropout=0.0, ckpt_path=None, rng=False, **kw):
+def run(
+    loader,
+    val_loader,
+    *extra,
+    kind="alignment",
+    dropout=0.0,
+    logs=False,
+    ckpt_path=None,
+    rng=False,
+    **kw,
+):
     pl.seed_everything(11, verbose=False)
-    module, orders = Module(dropout), Orders()
+    module, orders = Module(dropout, logs), Orders()
     callback = make_callback(kind, restore_rng=rng)
     if ckpt_path is not None:
         torch.rand(1000)  # another process would not stand where the first one stood
@@ -121,7 +131,7 @@ def same_run(whole, resumed):
 
 
 CASES = {
-    "plain": {},
+    "plain": {"logs": True},
     "accumulate": {"accumulate_grad_batches": 2},
     "two validations": {"val_check_interval": 0.5},
     "limited": {"limit_train_batches": 5},

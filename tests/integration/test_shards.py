@@ -118,9 +118,10 @@ def compare(score, policy, dtype):
         assert 0 <= metrics.pop("left_out_fraction") < 1
         for name, value in whole.metrics().items():
             assert float(metrics[name]) == pytest.approx(float(value)), name
-        state = mine.state_dict()
-        if dist_shard.rank == 0:
-            check_state(state, whole.state_dict())
+        if epoch % 3 == 0:  # it holds what the epochs before have left behind
+            state = mine.state_dict()
+            if dist_shard.rank == 0:
+                check_state(state, whole.state_dict())
         if epoch == 4:  # a resume from what one process saved, with the shards cut out of it
             mine = make(score, policy, dist_shard, dtype)
             mine.load_state_dict(whole.state_dict())

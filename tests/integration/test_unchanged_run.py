@@ -25,7 +25,7 @@ def test_nothing_pruned_is_bit_identical(
     train_loader, val_loader, reference, source, batch_norm, loss
 ):
     def make():
-        return TinyModule(batch_norm=batch_norm, dropout=0.2, loss=loss)
+        return TinyModule(batch_norm=batch_norm, dropout=0.2, loss=loss, logs=True)
 
     plain, _ = _fit(make, train_loader(shuffle=False), val_loader)
     callback = DynamicPruningCallback(
@@ -151,7 +151,7 @@ def test_module_and_datamodule_references(train_loader, reference):
 @pytest.mark.parametrize("precision", ["bf16-mixed", "64-true"])
 def test_bit_identical_under_other_precisions(train_loader, val_loader, reference, precision):
     def make():
-        return TinyModule(batch_norm=True, dropout=0.2)
+        return TinyModule(batch_norm=True, dropout=0.2, logs=True)
 
     plain, _ = _fit(make, train_loader(shuffle=False), val_loader, precision=precision)
     callback = DynamicPruningCallback(policy=InfoBatch(0.0), reference=reference)
