@@ -86,6 +86,18 @@ def test_loaders_give_normalised_batches_of_the_sizes_asked_for(folder: Path) ->
     assert torch.equal(first, again)  # no augmentation
 
 
+def test_training_samples_are_scored_in_order_and_without_augmentation(folder: Path) -> None:
+    noise = LabelNoise("pairflip", rate=1.0)
+    data = ready(CIFAR10DataModule(str(folder), noise, **SMALL))
+    train, _, _, test = data.sets
+    passes = [list(data.scoring_dataloader()) for _ in range(2)]
+    images, labels = (torch.cat(part) for part in zip(*passes[0], strict=True))
+    assert torch.equal(images, torch.cat([batch for batch, _ in passes[1]]))
+    assert torch.equal(labels, train.labels)
+    as_a_test = test.transform(train.inputs[train.indices])
+    torch.testing.assert_close(images, as_a_test)
+
+
 def test_train_size_takes_a_part_of_the_rest(folder: Path) -> None:
     data = ready(CIFAR10DataModule(str(folder), split=replace(SPLIT, train_size=11)))
     assert len(data.sets.train) == 11
