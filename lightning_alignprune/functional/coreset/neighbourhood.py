@@ -150,24 +150,23 @@ def _picks(cells: "_Cells", confidence: Tensor, count: int, threshold: float, et
     confidence = confidence[cells.order].double()
     reached = torch.zeros_like(confidence)
     gains = _log_gain(reached, confidence, eta)
+    # Gains only shrink: what was a cell's best is a bound until the cell comes first.
     best = torch.stack([gains[start:stop].max() for start, stop in cells.bounds])
-    first = torch.stack([gains[start:stop].argmax() + start for start, stop in cells.bounds])
+    is_bound = [False] * len(cells.bounds)
     picked = torch.empty(count, dtype=torch.int64, device=gains.device)
     for number in range(count):
-        pick = int(first[best.argmax()])
+        cell = int(best.argmax())
+        while is_bound[cell]:
+            best[cell] = gains[slice(*cells.bounds[cell])].max()
+            is_bound[cell] = False
+            cell = int(best.argmax())
+        pick = cells.bounds[cell][0] + int(gains[slice(*cells.bounds[cell])].argmax())
         picked[number] = pick
         gains[pick] = -torch.inf
-        lent = confidence[pick]
-        for cell, start, stop in cells.candidates(pick):  # its own cell is among them
-            similarity = cells.points[start:stop] @ cells.points[pick] * 0.5 + 0.5
-            near = (similarity > threshold).nonzero().squeeze(1)
-            place = near + start
-            reached[place] += similarity[near] * lent
-            fresh = _log_gain(reached[place], confidence[place], eta)
-            gains[place] = torch.where(gains[place].isinf(), gains[place], fresh)
-            whole = slice(*cells.bounds[cell])
-            best[cell], at = gains[whole].max(0)
-            first[cell] = at + whole.start
+        near, similarity = cells.neighbours(pick, threshold, is_bound)  # the pick is among them
+        reached[near] += similarity * confidence[pick]
+        fresh = _log_gain(reached[near], confidence[near], eta)
+        gains[near] = torch.where(gains[near].isinf(), gains[near], fresh)
     return cells.order[picked]
 
 
@@ -186,6 +185,7 @@ class _Cells:
         keys = cell * _CELL_STRIDE + similarity.double().clamp(-1, 1).arccos()
         self._keys, self.order = keys.sort()
         self.points = points[self.order]
+        self._places = torch.arange(len(points), device=points.device)
         self._reach = math.acos(2 * threshold - 1) + _SLACK
         sizes = cell.bincount(minlength=number)
         filled = sizes.nonzero().squeeze(1)
@@ -194,10 +194,23 @@ class _Cells:
         self._radius = self._keys[stops - 1] - filled * _CELL_STRIDE
         self.bounds = list(zip([0, *stops[:-1].tolist()], stops.tolist(), strict=True))
 
-    def candidates(self, place: int) -> list[tuple[int, int, int]]:
-        """Return cell, first place and place after the last of all that may be neighbours."""
-        found = zip(*self._ranges(self.points[place]), strict=True)
-        return [(cell, start, stop) for cell, start, stop in found if start < stop]
+    def neighbours(self, place: int, threshold: float, is_met: list[bool]) -> tuple[Tensor, Tensor]:
+        """Return the places of all neighbours, and how similar they are; note which cells were met.
+
+        Args:
+            place: Whose neighbours.
+            threshold: Which similarity they exceed.
+            is_met: One per cell; True where a neighbour may be.
+        """
+        places, similarities = [], []
+        for cell, start, stop in zip(*self._ranges(self.points[place]), strict=True):
+            if start < stop:
+                is_met[cell] = True
+                places.append(self._places[start:stop])
+                similarities.append(self.points[start:stop] @ self.points[place])
+        similarity = torch.cat(similarities) * 0.5 + 0.5
+        near = (similarity > threshold).nonzero().squeeze(1)
+        return torch.cat(places)[near], similarity[near]
 
     def _ranges(self, point: Tensor) -> tuple[list[int], list[int], list[int]]:
         angles = (self._centres @ point).double().clamp(-1, 1).arccos()
@@ -211,8 +224,7 @@ class _Cells:
 
     def mean_candidates(self, seed: int) -> float:
         """Return how many samples one pick has to look at, measured on some drawn ones."""
-        places = torch.arange(len(self.points), device=self.points.device)
-        probes = sample_keys(places, seed, 0, _STREAM).argsort()[:_NUM_PROBES].tolist()
+        probes = sample_keys(self._places, seed, 0, _STREAM).argsort()[:_NUM_PROBES].tolist()
         looked_at = 0
         for place in probes:
             _, starts, stops = self._ranges(self.points[place])
