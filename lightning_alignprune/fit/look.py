@@ -4,12 +4,12 @@ Legend: ``M`` samples that are looked at.
 """
 
 from collections.abc import Iterable, Iterator
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from lightning_alignprune.fit.step_recorder import StepRecorder
+from lightning_alignprune.fit.step_recorder import Collected, StepRecorder
 from lightning_alignprune.pruner import Pruner
 from lightning_alignprune.reference.evaluation import evaluated_batches
 from lightning_alignprune.trainer_access import internals as access
@@ -17,21 +17,7 @@ from lightning_alignprune.trainer_access.loaders import batch_size_of
 from lightning_alignprune.trainer_access.running_fit import RunningFit
 
 
-class Looked(NamedTuple):
-    """What a look saw, on the device of the trajectories.
-
-    Attributes:
-        positions: Shape (M,), int64, among the samples whose losses are kept here.
-        values: Shape (M,), float32, what would have been recorded of them.
-        notes: Shape (4, M), float32, what their step says of labels; None where nobody asks.
-    """
-
-    positions: Tensor
-    values: Tensor
-    notes: Tensor | None
-
-
-def look_at_left_out(fit: RunningFit, pruner: Pruner, recorder: StepRecorder) -> Looked | None:
+def look_at_left_out(fit: RunningFit, pruner: Pruner, recorder: StepRecorder) -> Collected | None:
     """Look at what the epoch that ends has left out; all ranks must call alike.
 
     The samples are seen as training sees them, in evaluation mode and without gradients. Neither
@@ -44,7 +30,11 @@ def look_at_left_out(fit: RunningFit, pruner: Pruner, recorder: StepRecorder) ->
         recorder: Reads a step as it does a trained one's.
 
     Returns:
-        What was seen, of all ranks; None if nothing was left out.
+        What was seen, of all ranks, at positions among the samples whose losses are kept here; None
+        if nothing was left out.
+
+    Raises:
+        MisconfigurationException: If a step in evaluation mode does not show what is recorded.
 
     Note:
         A forward pass of the samples, dealt out over the ranks, and three collectives.
@@ -58,13 +48,12 @@ def look_at_left_out(fit: RunningFit, pruner: Pruner, recorder: StepRecorder) ->
     sums = {name: value.clone() for name, value in pruner.signal.sums().items()}
     seen = list(_steps(fit, pruner, recorder, padded))
     pruner.signal.load_sums(sums)
-    positions = torch.cat([each.positions for each in seen])[: len(own)]
-    values = torch.cat([each.values for each in seen])[: len(own)]
-    noted = [each.notes for each in seen if each.notes is not None]
-    parts = [positions, values, *([torch.cat(noted, 1)[:, : len(own)].T] if noted else [])]
+    values = torch.cat([each.values.to(own.device).float() for each in seen])
+    noted = [each.notes.to(own.device).T for each in seen if each.notes is not None]
+    parts = [own, values[: len(own)], *([torch.cat(noted)[: len(own)]] if noted else [])]
     if pruner.shard.is_whole:  # else nobody else keeps losses of these
         parts = fit.exchange.concatenated(*parts)
-    return Looked(parts[0], parts[1], parts[2].T if noted else None)
+    return Collected(parts[0], parts[1], parts[2].T if noted else None)
 
 
 def _own_part(fit: RunningFit, pruner: Pruner) -> Tensor:
@@ -76,7 +65,7 @@ def _own_part(fit: RunningFit, pruner: Pruner) -> Tensor:
 
 def _steps(
     fit: RunningFit, pruner: Pruner, recorder: StepRecorder, positions: Tensor
-) -> Iterator[Looked]:
+) -> Iterator[Collected]:
     (loader,) = access.train_loaders(fit.trainer)
     parts = torch.split(positions, batch_size_of(loader))
     batches = [pruner.indices[part].tolist() for part in parts]
@@ -84,9 +73,7 @@ def _steps(
     with torch.compiler.set_stance("force_eager"):
         found = evaluated_batches(fit, _lent(fit, drawn), plain=pruner.signal.plain_loss)
         for part, evaluated in zip(parts, found, strict=True):
-            values, notes = recorder.read_look(evaluated.tap, evaluated.returned, len(part))
-            at = pruner.indices.device
-            yield Looked(part, values.to(at).float(), None if notes is None else notes.to(at))
+            yield recorder.read_look(evaluated, part)
 
 
 def _lent(fit: RunningFit, loader: Iterable[Any]) -> Iterator[Any]:
@@ -97,5 +84,5 @@ def _lent(fit: RunningFit, loader: Iterable[Any]) -> Iterator[Any]:
 
 def is_due(pruner: Pruner, epoch: int, max_epochs: Any) -> bool:
     """Say whether the policy asks for a look after ``epoch``; never after the last."""
-    every = pruner.policy.look_every
+    every = pruner.policy.look_every if pruner.has_looks else 0
     return every > 0 and epoch % every == 0 and epoch + 1 != max_epochs

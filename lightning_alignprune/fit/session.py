@@ -248,7 +248,8 @@ class FitSession:
         self._follow_settings(pruner)
         self._begin_with(pruner, state)
         pruner.has_reference, pruner.fewest = self._reference is not None, sampler.fewest
-        pruner.has_looks = self._recorder.batch_indices is None
+        # A step by hand trains, whatever it is run for.
+        pruner.has_looks = self._recorder.batch_indices is None and not self._recorder.is_manual
         if pruner.policy.uses_labels:
             pruner.labels = labels_of(loader.dataset, pruner.indices)
         self._catch_up(pruner, state)
@@ -434,7 +435,7 @@ class FitSession:
         share_sample_losses(self._fit.module, exchange)
         loss = self._measured_reference()
         looked = None
-        if pruner.has_looks and is_due(pruner, epoch, self._fit.trainer.max_epochs):
+        if is_due(pruner, epoch, self._fit.trainer.max_epochs):
             looked = look_at_left_out(self._fit, pruner, self._recorder)
         pruner.signal.load_sums(self._sums(of_all_ranks=True))
         samples = None

@@ -18,7 +18,9 @@ from lightning_alignprune._checks import shape_of
 from lightning_alignprune.fit.batch_indices import BatchIndices
 from lightning_alignprune.fit.in_batch import InBatch, weights_of
 from lightning_alignprune.fit.self_check import SelfCheck
+from lightning_alignprune.reference.evaluation import EvaluatedBatch
 from lightning_alignprune.signals import NoLogitsError, Signal
+from lightning_alignprune.state.sample_record import NUM_NOTES
 from lightning_alignprune.state.sampler import PrunedSampler
 from lightning_alignprune.state.shard import Shard
 from lightning_alignprune.tap.bypass import Bypass
@@ -202,6 +204,30 @@ class StepRecorder:
         with step_of(samples), in_batch.looking() as step, tap:
             returned = step(*args, **kwargs)
         self._batch = args[0]
+        return self._seen_in_look(tap, returned, indices)
+
+    def read_look(self, evaluated: EvaluatedBatch, indices: Tensor) -> "Collected":
+        """Return what would be recorded of samples whose step ran in a pass, as if it had trained.
+
+        Args:
+            evaluated: The step.
+            indices: Shape (B,), int64, where the samples stand among those whose losses are kept.
+
+        Returns:
+            The values are NaN where the step asks to skip the batch.
+
+        Raises:
+            MisconfigurationException: If the step does not show what the signal records.
+        """
+        self._batch = evaluated.batch
+        step = self._seen_in_look(evaluated.tap, evaluated.returned, indices)
+        if step is None:
+            missing = torch.full((1 + NUM_NOTES, len(indices)), torch.nan)
+            return Collected(indices, missing[0], missing[1:] if self.takes_notes else None)
+        notes = self.signal.label_notes(step) if self.takes_notes else None
+        return Collected(indices, self._values_of(step), notes)
+
+    def _seen_in_look(self, tap: LossTap, returned: Any, indices: Tensor) -> TappedStep | None:
         loss, user_losses = self._read(returned, indices)
         if loss is None:
             return None
@@ -241,24 +267,6 @@ class StepRecorder:
         if check is not None and is_looked_at:
             check.after_step(tapped, args)
         return returned
-
-    def read_look(
-        self, tap: LossTap, returned: Any, num_samples: int
-    ) -> tuple[Tensor, Tensor | None]:
-        """Read a step in which samples were only looked at, as one of the same kind that trained.
-
-        Returns:
-            The values that would be recorded, shape (B,), and the notes on labels, (4, B) or None.
-        """
-        loss, user_losses = returned, None
-        if isinstance(returned, dict):
-            loss, user_losses = returned.get("loss"), returned.get("sample_loss")
-        # Without a graph nothing else tells a loss from the metrics beside it.
-        main = None if loss is None else main_call(tap.calls, loss)
-        calls = tap.calls if main is None else [main]
-        step = TappedStep(num_samples, loss, calls, user_losses, has_graph=False)
-        notes = self.signal.label_notes(step) if self.takes_notes else None
-        return self.signal.values(step), notes
 
     def _tap(self, indices: Tensor, is_looked_at: bool) -> LossTap:
         weights = None if self._weighs_own_losses else self._weights
@@ -337,8 +345,24 @@ class StepRecorder:
     def _record(self, tapped: TappedStep) -> None:
         if self._values is not None:  # LBFGS runs the step again; its first loss is the batch's
             return
+        values = self._values_of(tapped)
+        if not self._is_checked:
+            if not self._is_warned and tapped.is_reduced_by_hand() and not tapped.reduces_itself():
+                self._is_warned = True
+                rank_zero_warn(
+                    f"{OWNER}: each sample's plain mean of a reduction='none' loss is recorded; "
+                    "what the step multiplies it by cannot be seen in manual optimisation, a "
+                    "compiled step or the look of in_batch=. If it is masked or scaled, return "
+                    '{"loss": loss, "sample_loss": losses}.'
+                )
+            self._check_values(values, tapped.num_samples)
+        self._is_checked = True
+        self._values = values
+        self._notes = self.signal.label_notes(tapped) if self.takes_notes else None
+
+    def _values_of(self, tapped: TappedStep) -> Tensor:
         try:
-            values = self.signal.values(tapped)
+            return self.signal.values(tapped)
         except ChangingFactorsError:
             raise refusal(
                 "factors that do not depend on the elements of reduction='none' that they multiply",
@@ -356,19 +380,6 @@ class StepRecorder:
             ) from None
         except NoLogitsError as error:
             raise no_logits(self.signal, error) from None
-        if not self._is_checked:
-            if not self._is_warned and tapped.is_reduced_by_hand() and not tapped.reduces_itself():
-                self._is_warned = True
-                rank_zero_warn(
-                    f"{OWNER}: each sample's plain mean of a reduction='none' loss is recorded; "
-                    "what the step multiplies it by cannot be seen in manual optimisation, a "
-                    "compiled step or the look of in_batch=. If it is masked or scaled, return "
-                    '{"loss": loss, "sample_loss": losses}.'
-                )
-            self._check_values(values, tapped.num_samples)
-        self._is_checked = True
-        self._values = values
-        self._notes = self.signal.label_notes(tapped) if self.takes_notes else None
 
     def _check_values(self, values: object, num_samples: int) -> None:
         is_vector = isinstance(values, Tensor) and values.shape == (num_samples,)

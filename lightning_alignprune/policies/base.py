@@ -38,7 +38,7 @@ class SelectionContext:
         estimates_since_peak: How many estimates of the share of wrong labels came after the largest
             one; None where the signal makes none.
         has_looks: Whether samples that are left out are looked at as the policy's ``look_every``
-            asks. A plain loop does not.
+            asks: not in a plain loop, in manual optimisation or with ``sample_index=``.
         is_finishing: Whether the epoch is one of the last, after the schedule's ``stop_fraction``.
     """
 

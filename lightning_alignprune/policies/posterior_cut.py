@@ -44,7 +44,7 @@ class PosteriorCut(Policy):
             where it is, in [0, 1); 0 always tightens.
         patience: Epochs without a larger estimate before the first cut, at least 0.
         readmit: Chance in [0, 1) that a cut sample trains for one epoch, where there are no looks:
-            with ``look_every=0``, and in a plain loop.
+            with ``look_every=0`` or ``sample_index=``, in a plain loop or manual optimisation.
         min_kept: Smallest share of the samples that the cut leaves, in (0, 1].
         min_kept_per_class: The same within each class, in [0, 1], where labels can be read from
             the dataset. Counted within each rank's share for ``partition="fixed"``.

@@ -6,6 +6,7 @@ import lightning.pytorch as pl
 import pytest
 import torch
 import torch.nn.functional as F
+from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from torch.utils.data import DataLoader
 
 from lightning_alignprune import DynamicPruningCallback, Policy, PruningSchedule, Selection
@@ -137,6 +138,44 @@ def test_a_loss_that_is_not_finite_in_a_look_stops_nothing():
     callback = make()
     run(callback, module=Overflowing())
     assert callback.trajectories.rows[3].isnan().sum() == 40
+
+
+def test_a_batch_that_the_step_skips_in_a_look_is_not_seen():
+    class Skipping(TinyModule):
+        def training_step(self, batch, batch_idx):
+            loss = super().training_step(batch, batch_idx)
+            return loss if self.training or batch_idx else None
+
+    callback = make()
+    run(callback, module=Skipping())
+    assert callback.trajectories.rows[3].isnan().sum() == 8
+
+
+def test_a_step_that_shows_no_losses_in_a_look_is_refused():
+    class Hidden(TinyModule):
+        def training_step(self, batch, batch_idx):
+            if self.training:
+                return super().training_step(batch, batch_idx)
+            return self(batch[0]).pow(2).mean()
+
+    with pytest.raises(MisconfigurationException, match="to show one loss per sample"):
+        run(make(), module=Hidden())
+
+
+def test_a_step_that_optimises_by_hand_is_not_run_for_a_look():
+    class ByHand(TinyModule):
+        automatic_optimization = False
+
+        def training_step(self, batch, batch_idx):
+            loss = super().training_step(batch, batch_idx)
+            self.optimizers().zero_grad()
+            self.manual_backward(loss)
+            self.optimizers().step()
+            return loss
+
+    callback = make()
+    run(callback, module=ByHand())
+    assert [int(row.isnan().sum()) for row in callback.trajectories.rows] == [0, 0, *[40] * 4]
 
 
 def test_a_container_of_loaders_is_looked_at_in_its_form():

@@ -115,8 +115,13 @@ def _alignprune_seta(parts: Parts) -> DynamicPruningCallback:
 
 def _oracle(parts: Parts) -> DynamicPruningCallback:
     right = (~parts.is_wrong).nonzero().flatten().tolist()
-    # StaticSubset goes on to the end by itself.
-    return DynamicPruningCallback(score="loss", policy=StaticSubset(indices=right))
+    return DynamicPruningCallback(score="loss", policy=_AfterFirstEpoch(indices=right))
+
+
+class _AfterFirstEpoch(StaticSubset):
+    """Train on everything first, as what the oracle is compared with does."""
+
+    selects_first_epoch = False
 
 
 METHODS: dict[str, tuple[str, Make]] = {
