@@ -26,6 +26,7 @@ from typing import Any, NamedTuple
 import lightning.pytorch as pl
 import torch
 from _table.cleanlab_report import tables
+from _table.quiet import quiet_trainer
 from _table.tasks import CIFAR10N, NEWS, Batches, Parts, Recipe, Task, parts_of, unchanged
 from _table.training import new_module, versions
 from sklearn.metrics import roc_auc_score
@@ -87,17 +88,8 @@ class Work(NamedTuple):
 def fit(work: Work, data: Batches, callbacks: list[pl.Callback]) -> tuple[pl.Trainer, Classifier]:
     """Train a new network on ``data``, the same way for every row."""
     module = new_module(work.task, work.recipe, work.seed)
-    trainer = pl.Trainer(
-        max_epochs=work.recipe.epochs,
-        accelerator="cpu",
-        devices=1,
-        precision=work.recipe.precision,  # type: ignore[arg-type]
-        callbacks=callbacks,
-        logger=False,
-        enable_checkpointing=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-        limit_val_batches=0,
+    trainer = quiet_trainer(
+        work.recipe.epochs, callbacks, precision=work.recipe.precision, limit_val_batches=0
     )
     size = work.recipe.batch_size
     trainer.fit(module, DataLoader(data, size, shuffle=True, collate_fn=unchanged))

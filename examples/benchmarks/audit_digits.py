@@ -20,6 +20,7 @@ from typing import Any, NamedTuple
 import lightning.pytorch as pl
 import torch
 import torch.nn.functional as F
+from _table.quiet import quiet_trainer
 from _table.report import NONE, pipes
 from sklearn.datasets import load_digits
 from sklearn.metrics import roc_auc_score
@@ -83,16 +84,7 @@ def trained(seed: int, noise: str, epochs: int, **settings: Any) -> Run:
     pl.seed_everything(seed, verbose=False)
     clean = TensorDataset(x[1200:1400], y[1200:1400])
     callback = DynamicPruningCallback(reference=clean, **settings)
-    trainer = pl.Trainer(
-        max_epochs=epochs,
-        accelerator="cpu",
-        devices=1,
-        callbacks=[callback],
-        logger=False,
-        enable_checkpointing=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-    )
+    trainer = quiet_trainer(epochs, [callback])
     trainer.fit(Net(), DataLoader(TensorDataset(x[:1000], labels), 64, shuffle=True))
     return Run(callback, truth, is_wrong)
 

@@ -17,6 +17,7 @@ from typing import Any, NamedTuple
 
 import lightning.pytorch as pl
 import matplotlib
+from _table.quiet import quiet_trainer
 
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
@@ -99,16 +100,7 @@ def trained(callback: DynamicPruningCallback, epochs: int) -> Digits:
     """Train once under the callback; return the data."""
     pl.seed_everything(0, verbose=False)
     data = Digits(0)
-    trainer = pl.Trainer(
-        max_epochs=epochs,
-        accelerator="cpu",
-        devices=1,
-        callbacks=[callback],
-        logger=False,
-        enable_checkpointing=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-    )
+    trainer = quiet_trainer(epochs, [callback])
     trainer.fit(Net(), data)
     return data
 

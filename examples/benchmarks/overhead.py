@@ -20,6 +20,7 @@ from typing import Any
 import lightning.pytorch as pl
 import torch
 import torch.nn.functional as F
+from _table.quiet import quiet_trainer
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 from torch.utils.data import DataLoader, TensorDataset
@@ -80,16 +81,7 @@ def one_fit(loader: DataLoader[Any], with_callback: bool) -> float:
     if with_callback:
         callbacks.insert(0, DynamicPruningCallback("loss", InfoBatch(0.0)))
     torch.manual_seed(0)
-    trainer = pl.Trainer(
-        max_epochs=2,
-        accelerator="cpu",
-        devices=1,
-        callbacks=callbacks,
-        logger=False,
-        enable_checkpointing=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-    )
+    trainer = quiet_trainer(2, callbacks)
     trainer.fit(SmallCnn(), loader)
     return timer.seconds[1]
 

@@ -78,12 +78,16 @@ class Digits(TinyModule):
         )
 
 
-@pytest.fixture(scope="module")
-def digits():
+def noisy_and_clean_digits():
     x, y = load_digits(return_X_y=True)
     x, y = torch.from_numpy(x).float().div(16), torch.from_numpy(y)
     noisy, _ = symmetric_uniform(y[:300], 10, 0.4, seed=0)
     return TensorDataset(x[:300], noisy), TensorDataset(x[300:400], y[300:400])
+
+
+@pytest.fixture(scope="module")
+def digits():
+    return noisy_and_clean_digits()
 
 
 @pytest.mark.parametrize(("signal", "score", "policy"), METHODS, ids=str)

@@ -32,6 +32,7 @@ from lightning_alignprune.functional import error_norm, symmetric_uniform
 from tests.conftest import TinyModule, assert_identical, make_data, make_trainer, weights_of
 from tests.integration.ranked_fits import SaveAt
 from tests.integration.ranked_fits import fit as ranked_fit
+from tests.integration.test_combinations import Digits, noisy_and_clean_digits
 from tests.seeds import enough, successes
 
 METHODS = {
@@ -51,19 +52,9 @@ METHODS = {
 }
 
 
-class Digits(TinyModule):
-    def __init__(self):
-        super().__init__()
-        self.net = torch.nn.Sequential(
-            torch.nn.Linear(64, 32), torch.nn.ReLU(), torch.nn.Linear(32, 10)
-        )
-
-
 @pytest.fixture(scope="module")
 def digits():
-    x, y = load_digits(return_X_y=True)
-    noisy, _ = symmetric_uniform(torch.from_numpy(y)[:300], 10, 0.4, seed=0)
-    return TensorDataset(torch.from_numpy(x).float().div(16)[:300], noisy)
+    return noisy_and_clean_digits()[0]
 
 
 def recipe(*callbacks, **kwargs):

@@ -13,6 +13,7 @@ from torch.utils.data import DataLoader
 from typing_extensions import override
 
 from _table.methods import ALL_METHODS, ON_REFERENCE, WITHOUT_SCORE, description
+from _table.quiet import quiet_trainer
 from _table.tasks import Batches, Parts, Recipe, Task, unchanged
 from lightning_alignprune import DynamicPruningCallback
 from lightning_alignprune.functional import calibrate
@@ -148,16 +149,10 @@ def train(
     module = new_module(task, recipe, seed)
     pruning = ALL_METHODS[method][1](parts)
     measure = Measure(parts, pruning, bar)
-    trainer = pl.Trainer(
-        max_epochs=recipe.epochs,
-        accelerator="cpu",
-        devices=1,
-        precision=recipe.precision,  # type: ignore[arg-type]
-        callbacks=[measure] if pruning is None else [pruning, measure],
-        logger=False,
-        enable_checkpointing=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
+    trainer = quiet_trainer(
+        recipe.epochs,
+        [measure] if pruning is None else [pruning, measure],
+        precision=recipe.precision,
         limit_val_batches=0,
     )
     loader: DataLoader[Any] = DataLoader(
