@@ -96,20 +96,40 @@ POLICIES: dict[str, Callable[[], DynamicPruningCallback]] = {
 }
 
 
-def trained(callback: DynamicPruningCallback, epochs: int) -> Digits:
-    """Train once under the callback; return the data."""
+class Kept(pl.Callback):
+    """Note which samples each epoch trains on. A row of losses also has what was looked at."""
+
+    def __init__(self) -> None:
+        self.epochs: list[Tensor] = []
+        self.passes = 1.0
+
+    def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        (callback,) = (c for c in trainer.callbacks if isinstance(c, DynamicPruningCallback))
+        selection = callback.decision.selection
+        self.epochs.append(
+            torch.ones(len(callback.trajectories.running))
+            if selection is None
+            else selection.kept.float()
+        )
+
+    def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        self.passes = 1 - float(trainer.callback_metrics["pruning/pruned_share_so_far"])
+
+
+def trained(callback: DynamicPruningCallback, epochs: int) -> tuple[Digits, Kept]:
+    """Train once under the callback; return the data and what was trained of them."""
     pl.seed_everything(0, verbose=False)
-    data = Digits(0)
-    trainer = quiet_trainer(epochs, [callback])
+    data, kept = Digits(0), Kept()
+    trainer = quiet_trainer(epochs, [callback, kept])
     trainer.fit(Net(), data)
-    return data
+    return data, kept
 
 
 def draw_score(name: str, epochs: int) -> Any:
     """Histograms of the scores after a run that prunes nothing."""
     signal, score, label, log = SCORES[name]
     callback = DynamicPruningCallback(score, InfoBatch(0.0), signal=signal, keep_history=True)
-    data = trained(callback, epochs)
+    data, _ = trained(callback, epochs)
     scores = callback.score.compute(callback.trajectories)
     known = ~scores.isnan()
     wrong = data.is_wrong[known]
@@ -126,22 +146,21 @@ def draw_score(name: str, epochs: int) -> Any:
 def draw_policy(name: str, epochs: int) -> Any:
     """Which share of the right and of the wrong labels each epoch trains on."""
     callback = POLICIES[name]()
-    data = trained(callback, epochs)
-    rows: Tensor = ~torch.stack(callback.trajectories.rows).isnan()
-    rows[~rows.any(1)] = True  # LabelOdds has nothing to say before its first estimate
+    data, kept = trained(callback, epochs)
+    rows = torch.stack(kept.epochs)
     figure, axis = plt.subplots(figsize=SIZE, layout="constrained")
-    x, passes = torch.arange(len(rows)), rows.float().mean().item()
+    x = torch.arange(len(rows))
     for mask, color, group in (
         (~data.is_wrong, RIGHT, "right labels"),
         (data.is_wrong, WRONG, "wrong labels"),
     ):
-        share = rows[:, mask].float().mean(1)
+        share = rows[:, mask].mean(1)
         axis.plot(x, 100 * share, color=color, label=group, drawstyle="steps-mid")
     axis.set(
         xlabel="epoch",
         ylabel="% trained",
         ylim=(-4, 104),
-        title=f"{type(callback.policy).__name__}: {passes:.0%} of the passes",
+        title=f"{type(callback.policy).__name__}: {kept.passes:.0%} of the passes",
     )
     return legend(figure, axis)
 

@@ -88,7 +88,8 @@ class Policy(ABC):
         uses_reference_scores: Whether :meth:`select` reads ``context.reference_scores``.
         uses_labels: Whether :meth:`select` reads ``context.labels``.
         look_every: After how many epochs a forward pass looks again at the samples that were left
-            out, so that their scores follow the network; 0 for never.
+            out, so that their scores follow the network; 0 for never. The epoch's row of losses
+            then holds theirs too.
         selects_first_epoch: Whether it selects before anything is recorded, for epoch 0 and the
             epochs before the schedule's ``start_epoch``; the scores are all NaN then. Epoch 0
             trains on everything otherwise.
