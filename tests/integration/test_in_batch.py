@@ -6,8 +6,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
-from sklearn.datasets import load_digits
-from torch.utils.data import DataLoader, TensorDataset, default_collate
+from torch.utils.data import DataLoader, default_collate
 
 from lightning_alignprune import (
     ELR,
@@ -20,10 +19,10 @@ from lightning_alignprune import (
     PruningSchedule,
     SelectiveBackprop,
 )
-from lightning_alignprune.functional import symmetric_uniform
 from lightning_alignprune.trainer_access.snapshot import Snapshot
 from tests.conftest import TinyModule, assert_identical, make_data, make_trainer, weights_of
 from tests.integration.ranked_fits import fit
+from tests.integration.test_combinations import Digits, noisy_and_clean_digits
 from tests.integration.test_ddp import check_ranks
 from tests.integration.test_resume import SaveEverywhere
 
@@ -160,16 +159,10 @@ def test_divbs_and_a_pruned_epoch_go_together():
 
 @pytest.mark.parametrize("name", CHOICES)
 def test_it_trains_digits(name):
-    x, y = load_digits(return_X_y=True)
-    x, y = torch.from_numpy(x).float().div(16), torch.from_numpy(y)
-    noisy, _ = symmetric_uniform(y[:300], 10, 0.2, seed=0)
-    module = TinyModule()
-    module.net = torch.nn.Sequential(
-        torch.nn.Linear(64, 32), torch.nn.ReLU(), torch.nn.Linear(32, 10)
-    )
+    module, (data, _) = Digits(), noisy_and_clean_digits()
     callback = callback_of(CHOICES[name])
     before = weights_of(module)
-    run(module, callback, epochs=6, data=TensorDataset(x[:300], noisy))
+    run(module, callback, epochs=6, data=data)
     after = weights_of(module)
     assert all(value.isfinite().all() for value in after.values())
     assert not any(torch.equal(value, before[key]) for key, value in after.items())
