@@ -319,13 +319,11 @@ class DynamicPruningCallback(Callback):
     ) -> Self:
         """Make the callback for wrong labels and a few hundred clean ones.
 
-        ``CalibratedLoss`` recorded, ``ReferenceRank`` over ten epochs as score, ``MixtureCut`` as
-        policy, from epoch 5 on and to the end. Evidence: on 20 Newsgroups with 1,000 clean labels,
-        98 % or more of what an oracle that drops exactly the wrong labels gains over full training
-        (60 % where 80 % of the labels are wrong; 82 % with half of them wrong at a slower learning
-        rate), with 33 to 52 % of the sample passes; on clean labels as full training. On small
-        images 73 % where 40 % of the labels were wrong, and nothing with augmentation. The page on
-        the robust preset has the numbers, and says where it falls short.
+        ``LabelOdds`` recorded, ``LabelPosterior`` as score, ``PosteriorCut`` as policy: what is
+        probably mislabelled is left out from the epoch on in which the estimated share of wrong
+        labels has stopped to rise, to the end; of the rest the easy samples take turns. Where no
+        wrong labels stand out, all samples train in all epochs. Numbers, and where it falls short:
+        the page on the robust preset.
 
         With ``reference="pseudo"`` there are no clean labels to fit to: then the plain loss is
         recorded, its mean over ten epochs is the score, and two Gaussians make the cut.
@@ -344,7 +342,7 @@ class DynamicPruningCallback(Callback):
         Example:
             >>> callback = DynamicPruningCallback.robust()
             >>> type(callback.signal).__name__, type(callback.policy).__name__
-            ('CalibratedLoss', 'MixtureCut')
+            ('LabelOdds', 'PosteriorCut')
         """
         parts = robust_parts(reference)
         return cls(

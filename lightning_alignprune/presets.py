@@ -10,12 +10,12 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from lightning_alignprune.in_batch import BatchChoice
-from lightning_alignprune.policies import MixtureCut
+from lightning_alignprune.policies import MixtureCut, PosteriorCut
 from lightning_alignprune.pruner import Parts
 from lightning_alignprune.reference import PSEUDO, PseudoClean, ReferenceWeights
 from lightning_alignprune.schedule import PruningSchedule
-from lightning_alignprune.scores import MeanLoss, ReferenceRank
-from lightning_alignprune.signals import CalibratedLoss, SampleLoss
+from lightning_alignprune.scores import LabelPosterior, MeanLoss
+from lightning_alignprune.signals import LabelOdds, SampleLoss
 from lightning_alignprune.state import StorageDtype
 from lightning_alignprune.trainer_access.ranks import Partition
 
@@ -28,7 +28,7 @@ TrustedSource = Sequence[int] | Sequence[bool] | Tensor | None
 TrajectoryDevice = Literal["auto", "cpu"]
 OnNonfiniteLoss = Literal["raise", "skip"]
 
-START_EPOCH = 5
+START_EPOCH = 2  # the first epoch that an estimate can be there for
 START_EPOCH_WITHOUT_CLEAN_LABELS = 10
 
 
@@ -65,9 +65,9 @@ def robust_parts(reference: object) -> Parts:
             PruningSchedule(START_EPOCH_WITHOUT_CLEAN_LABELS, finish="selected"),
         )
     return Parts(
-        CalibratedLoss(),
-        ReferenceRank(window=10, gate="reference"),
-        MixtureCut(),
+        LabelOdds(decay=0.9),
+        LabelPosterior(),
+        PosteriorCut(),
         PruningSchedule(START_EPOCH, finish="selected"),
     )
 

@@ -122,28 +122,34 @@ class Pruner:
         Args:
             indices: Shape (B,), int64, positions in the shard.
             values: Shape (B,), float32.
-            notes: Shape (4, B), float32, what the step says of the labels; None if nothing.
+            notes: Shape (5, B), float32, what the step says of the labels; None if nothing.
         """
         self.trajectories.record(indices, values)
         if self.samples is not None and notes is not None:
             self.samples.note(indices, notes.to(self.samples.running))
 
     def left_out(self) -> Tensor:
-        """Say which samples the running epoch was not to train and has not, shape (n,), bool."""
+        """Say which samples are to be looked at after the running epoch, shape (n,), bool."""
         unseen = self.trajectories.running.isnan()
         selection = self.decision.selection
-        return unseen & ~selection.kept if selection is not None else torch.zeros_like(unseen)
+        if selection is None:
+            return torch.zeros_like(unseen)
+        return unseen & self.policy.to_look_at(selection.kept)
 
     def take_look(self, indices: Tensor, values: Tensor, notes: Tensor | None = None) -> None:
         """Record samples that the epoch left out and that were looked at after it, as :meth:`take`.
 
-        A value that is not finite counts as not observed: nothing was trained on it.
+        A value that is not finite counts as not observed: nothing was trained on it. Calibrated
+        losses are left aside: who is trained on gets better ranks, and who is looked at would take
+        his place among what is kept.
         """
         seen = values.isfinite()
         self.trajectories.running[indices[seen]] = values[seen]
         self._num_looked += int(self.shard.total(seen.sum()))
         if self.samples is not None and notes is not None:
-            self.samples.note(indices[seen], notes[:, seen].to(self.samples.running))
+            looked = notes[:, seen].to(self.samples.running)
+            looked[-1] = torch.nan
+            self.samples.note(indices[seen], looked)
 
     def forget_running(self) -> None:
         """Forget what was recorded of an epoch that is not over."""
@@ -189,6 +195,7 @@ class Pruner:
         transform = None if self.signal.keeps_raw_values else self._transformed
         self.trajectories.close_epoch(epoch, reference, transform, reference_samples)
         if self.samples is not None:
+            self.signal.close_notes(self.samples.running[-1])
             self.samples.close_epoch(epoch)
         self.record.close_epoch(
             epoch,
@@ -271,10 +278,13 @@ class Pruner:
         if since is None and self.has_reference:
             since = 0
         uses = self.policy.uses_reference_scores
+        ranks, estimate = self.signal.loss_ranks, self.signal.noise_estimate
         return {
             "reference_scores": self.score.compute_reference(self.trajectories) if uses else None,
             "epochs_since_best": since,
             "estimates_since_peak": self.signal.estimates_since_peak,
+            "noise_share": None if estimate is None else estimate[0],
+            "loss_ranks": ranks,
             "has_looks": self.has_looks,
             "is_learning": since == 0 or self.score.gate == "none",
         }

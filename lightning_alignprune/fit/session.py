@@ -92,7 +92,7 @@ class _Running(NamedTuple):
     Attributes:
         losses: Shape (N,).
         means: What they are the means of, where rows are averaged.
-        notes: Shape (4, N), or None where the score judges no labels.
+        notes: Shape (5, N), or None where the score judges no labels.
     """
 
     losses: Tensor

@@ -52,7 +52,7 @@ class Collected(NamedTuple):
     Attributes:
         indices: Shape (B,), int64, the samples' positions.
         values: Shape (B,), float32.
-        notes: Shape (4, B), float32, as :meth:`Signal.label_notes` gives them, or None.
+        notes: Shape (5, B), float32, as :meth:`Signal.label_notes` gives them, or None.
     """
 
     indices: Tensor

@@ -10,6 +10,7 @@ from torch import Tensor
 from lightning_alignprune.functional.draws import draw_seed
 from lightning_alignprune.functional.selection import AllReduce, Selection
 from lightning_alignprune.schedule import Finish
+from lightning_alignprune.signals._loss_ranks import LossRanks
 from lightning_alignprune.signals.base import Signal
 from lightning_alignprune.state.trajectories import LossTrajectories
 
@@ -37,6 +38,10 @@ class SelectionContext:
             reference loss is at its lowest.
         estimates_since_peak: How many estimates of the share of wrong labels came after the largest
             one; None where the signal makes none.
+        noise_share: Estimated share of wrong labels in use, 0.0 while none stand out; None where
+            the signal estimates none.
+        loss_ranks: Where the samples' losses lie among the reference's, and the reference's own;
+            None where the signal keeps no such ranks.
         has_looks: Whether samples that are left out are looked at as the policy's ``look_every``
             asks: not in a plain loop, in manual optimisation or with ``sample_index=``.
         is_finishing: Whether the epoch is one of the last, after the schedule's ``stop_fraction``.
@@ -56,6 +61,8 @@ class SelectionContext:
     has_looks: bool = False
     is_finishing: bool = False
     estimates_since_peak: int | None = None
+    noise_share: float | None = None
+    loss_ranks: LossRanks | None = None
 
     def total(self, value: Tensor) -> Tensor:
         """Sum a tensor over all shares of the data set."""
@@ -119,6 +126,10 @@ class Policy(ABC):
         Returns:
             ``Selection(kept, weights)``; weights None means 1 for all.
         """
+
+    def to_look_at(self, kept: Tensor) -> Tensor:
+        """Say which samples a look is for, shape (N,), bool; ``kept`` is the newest selection's."""
+        return ~kept
 
     def metrics(self) -> dict[str, float]:
         """Return what :meth:`select` found out that is worth logging, the same on every rank."""

@@ -8,11 +8,17 @@ from typing_extensions import override
 
 from lightning_alignprune._checks import check_float, check_int
 from lightning_alignprune.functional.draws import uniform
-from lightning_alignprune.functional.selection import Selection
+from lightning_alignprune.functional.mixture import reference_cut, reference_rank
+from lightning_alignprune.functional.selection import Selection, infobatch_selection
 from lightning_alignprune.policies._floors import with_floors
 from lightning_alignprune.policies.base import Policy, SelectionContext
 
 _READMIT_STREAM = 4
+_EVEN = 0.5  # more probably wrong than right
+# Of all that the probabilities call wrong, more than this among what they do not call surely wrong:
+# they are too soft to cut by alone. Sharp ones left 0.15 to 0.31 there, soft ones 0.56 to 0.71.
+_SURELY_WRONG, _SOFT = 0.9, 0.45
+_LOWEST = 0.05  # the threshold does not fall below
 _RISE = 1.005  # of a reference loss that is no mere trembling
 # A change of the cut by fewer of all samples is no leap.
 _LEAP = 0.05
@@ -30,6 +36,15 @@ class PosteriorCut(Policy):
     multiplied by ``tighten_factor``; but not where, by the probabilities themselves, hardly any
     wrong label is left among the samples that are kept: then it is not they who raise the loss.
 
+    Where inputs say little of their class, as short texts do, hardly a label is surely wrong or
+    right and a threshold would leave most wrong ones in. If at the first cut more than 45 % of all
+    that the probabilities call wrong lies below 0.9, the ranks of the samples' calibrated losses
+    among the reference's are cut as well, where the share of wrong labels reaches ``max_wrong``:
+    see :func:`~lightning_alignprune.functional.reference_cut`. The threshold is 0.5 then.
+
+    Among what is not cut some of the easy samples (ranks below the mean) are left out at random as
+    in InfoBatch, and those that stay count for them.
+
     What was cut is looked at again every ``look_every`` epochs, in a forward pass without
     gradients, and comes back when its probability says so. A cut follows its evidence in both
     directions. If half of it comes back at once, or it doubles, while threshold and estimated share
@@ -39,10 +54,11 @@ class PosteriorCut(Policy):
         start_threshold: Probability of a wrong label above which a sample is cut at first, in
             (0, 1).
         tighten_factor: Factor in (0, 1] on that threshold; 1 leaves it where it is.
-        min_threshold: The threshold that it does not fall below, in (0, 1).
         target_wrong: Estimated share of wrong labels among the kept at which the threshold stays
             where it is, in [0, 1); 0 always tightens.
         patience: Epochs without a larger estimate before the first cut, at least 0.
+        max_wrong: Estimated share of wrong labels at the cut by ranks, in (0, 1); lower cuts more.
+        prune_easy: Chance in [0, 1) that an easy sample is left out of an epoch.
         readmit: Chance in [0, 1) that a cut sample trains for one epoch, where there are no looks:
             with ``look_every=0`` or ``sample_index=``, in a plain loop or manual optimisation.
         min_kept: Smallest share of the samples that the cut leaves, in (0, 1].
@@ -57,13 +73,14 @@ class PosteriorCut(Policy):
 
     Attributes:
         threshold: The one in use.
+        cuts_by_rank: Whether ranks are cut too; None before the first cut.
         wrong_kept: Estimated share of wrong labels among what it keeps; None before the first cut.
             The mean of what the probabilities say, which is too low by up to a factor of three
             where a network has memorised.
 
     Note:
-        Logged as ``pruning/threshold`` and ``pruning/wrong_kept`` once it cuts. Cost O(N), and a
-        bool a sample. Source: ours.
+        Logged as ``pruning/threshold`` and ``pruning/wrong_kept`` once it cuts. Cost O(N log n) for
+        a reference of n samples, and a bool a sample. Source: ours.
     """
 
     finish = "selected"
@@ -74,9 +91,10 @@ class PosteriorCut(Policy):
         self,
         start_threshold: float = 0.9,
         tighten_factor: float = 0.6,
-        min_threshold: float = 0.05,
         target_wrong: float = 0.01,
         patience: int = 2,
+        max_wrong: float = 0.2,
+        prune_easy: float = 0.5,
         readmit: float = 0.02,
         min_kept: float = 0.1,
         min_kept_per_class: float = 0.1,
@@ -92,13 +110,13 @@ class PosteriorCut(Policy):
         self.tighten_factor = share(
             "tighten_factor", tighten_factor, "1 leaves the threshold.", above=0, high=1
         )
-        self.min_threshold = share(
-            "min_threshold", min_threshold, "0.05 is the default.", above=0, below=1
-        )
         self.target_wrong = share(
             "target_wrong", target_wrong, "0 always tightens.", low=0, below=1
         )
         self.patience = check_int(owner, "patience", patience, low=0, remedy="0 does not wait.")
+        self.max_wrong = share("max_wrong", max_wrong, "0.2 is the default.", above=0, below=1)
+        self.prune_easy = share("prune_easy", prune_easy, "0 switches it off.", low=0, below=1)
+        self.weighs_samples = self.prune_easy > 0
         self.readmit = share("readmit", readmit, "0 switches it off.", low=0, below=1)
         remedy = "A tenth is the default."
         self.min_kept = share("min_kept", min_kept, remedy, above=0, high=1)
@@ -110,7 +128,7 @@ class PosteriorCut(Policy):
         )
         self.threshold = self.start_threshold
         self.wrong_kept: float | None = None
-        self._has_begun = False
+        self.cuts_by_rank: bool | None = None
         self._lowest_loss = float("inf")
         self._cut: Tensor | None = None
         self._leap: str | None = None
@@ -118,34 +136,83 @@ class PosteriorCut(Policy):
     @override
     def select(self, scores: Tensor, context: SelectionContext) -> Selection:
         self._leap = None
+        wrong = (1 - scores).nan_to_num(nan=-torch.inf)
+        if self.cuts_by_rank is None:
+            if not self._may_begin(scores, context):
+                return Selection(torch.ones_like(scores, dtype=torch.bool))
+            self.cuts_by_rank = self._is_soft(wrong, context)
+        has_tightened = not self.cuts_by_rank and self._tightened(wrong, context)
+        cut = self._cut_of(wrong, context)
+        self.wrong_kept = self._share_of_wrong(wrong, ~cut, context)
+        if not has_tightened and context.estimates_since_peak != 0:
+            self._leap = self._leap_to(cut, context)
+        self._cut = cut
+        return self._selection(~cut, context)
+
+    def _may_begin(self, scores: Tensor, context: SelectionContext) -> bool:
         waited = context.estimates_since_peak
         is_due = bool((~scores.isnan()).any()) and (waited is None or waited >= self.patience)
-        if not self._has_begun and not context.is_any(is_due):
-            return Selection(torch.ones_like(scores, dtype=torch.bool))
-        wrong = (1 - scores).nan_to_num(nan=-torch.inf)
-        has_tightened = self._tightened(wrong, context)
-        self._has_begun = True
-        cut = wrong > self.threshold
-        cut = with_floors(cut, wrong, context, self.min_kept, self.min_kept_per_class)
-        self.wrong_kept = self._share_of_wrong(wrong, ~cut, context)
-        if not has_tightened and waited != 0:
-            self._leap = self._leap_to(cut, context)
-        self._cut = cut.clone()
-        is_looked_at = self.look_every > 0 and context.has_looks
-        if self.readmit and not is_looked_at and not context.is_finishing:
+        return context.is_any(is_due)
+
+    def _is_soft(self, wrong: Tensor, context: SelectionContext) -> bool:
+        """Say whether the probabilities leave too much open to cut by them alone."""
+        if context.loss_ranks is None or not context.noise_share:
+            return False
+        open_ = wrong[(wrong <= _SURELY_WRONG) & wrong.isfinite()].double().sum()
+        total, count = context.total(torch.stack([open_, open_.new_tensor(len(wrong))])).tolist()
+        return bool(total > _SOFT * context.noise_share * count)
+
+    def _cut_of(self, wrong: Tensor, context: SelectionContext) -> Tensor:
+        """Return what is cut, shape (N,), bool."""
+        ranks = context.loss_ranks
+        if self.cuts_by_rank and ranks is not None:
+            self.threshold = _EVEN
+            reference = ranks.reference.to(wrong.device)
+            places = reference_rank(ranks.samples.to(wrong.device), reference)
+            found = reference_cut(
+                places, len(reference), self.max_wrong, all_reduce=context.all_reduce
+            )
+            # NaN, of what was never seen, compares as False.
+            cut = (wrong > _EVEN) | (places > found.threshold)
+            badness = torch.maximum(wrong, places.nan_to_num(nan=-torch.inf))
+        else:
+            cut, badness = wrong > self.threshold, wrong
+        return with_floors(cut, badness, context, self.min_kept, self.min_kept_per_class)
+
+    def _selection(self, kept: Tensor, context: SelectionContext) -> Selection:
+        """Select among what is not cut."""
+        if context.is_finishing:
+            return Selection(kept)
+        if self.readmit and not (self.look_every > 0 and context.has_looks):
             draws = uniform(context.indices, context.seed, context.epoch, _READMIT_STREAM)
-            cut &= draws >= self.readmit
-        return Selection(~cut)
+            kept = kept | (draws < self.readmit)
+        if not self.prune_easy or context.loss_ranks is None:
+            return Selection(kept)
+        easy = infobatch_selection(
+            torch.where(kept, context.loss_ranks.samples.to(kept.device), torch.nan),
+            self.prune_easy,
+            context.indices,
+            context.seed,
+            context.epoch,
+            "expectation",
+            context.all_reduce,
+        )
+        return Selection(kept & easy.kept, easy.weights)
+
+    @override
+    def to_look_at(self, kept: Tensor) -> Tensor:
+        # Easy samples that were left out by chance need no look.
+        return torch.zeros_like(kept) if self._cut is None else self._cut.to(kept.device)
 
     def _tightened(self, wrong: Tensor, context: SelectionContext) -> bool:
         """Follow the reference's loss; say whether the threshold was lowered."""
         losses = context.trajectories.reference
         newest = float(losses[-1]) if len(losses) else float("nan")
         before = self.threshold
-        if self._has_begun and newest > self._lowest_loss * _RISE:
+        if newest > self._lowest_loss * _RISE:
             kept = wrong <= self.threshold
             if self._share_of_wrong(wrong, kept, context) > self.target_wrong:
-                self.threshold = max(min(self.min_threshold, before), before * self.tighten_factor)
+                self.threshold = max(min(_LOWEST, before), before * self.tighten_factor)
         self._lowest_loss = min(self._lowest_loss, newest)  # the old one if the new one is NaN
         return self.threshold < before
 
@@ -185,7 +252,7 @@ class PosteriorCut(Policy):
     def state_dict(self) -> dict[str, Any]:
         return {
             "threshold": self.threshold,
-            "has_begun": self._has_begun,
+            "cuts_by_rank": self.cuts_by_rank,
             "lowest_loss": self._lowest_loss,
             "wrong_kept": self.wrong_kept,
             "cut": self._cut,
@@ -193,6 +260,6 @@ class PosteriorCut(Policy):
 
     @override
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        self.threshold, self._has_begun = state["threshold"], state["has_begun"]
+        self.threshold, self.cuts_by_rank = state["threshold"], state["cuts_by_rank"]
         self._lowest_loss, self.wrong_kept = state["lowest_loss"], state["wrong_kept"]
         self._cut = state["cut"]

@@ -1,5 +1,6 @@
 """What is recorded for a sample when its batch was trained?"""
 
+from lightning_alignprune.signals._loss_ranks import LossRanks
 from lightning_alignprune.signals.averages import AveragedSignal
 from lightning_alignprune.signals.base import NoLogitsError, ReferenceSamples, Signal
 from lightning_alignprune.signals.calibrated_loss import CalibratedLoss
@@ -30,6 +31,7 @@ __all__ = [
     "CenteredLoss",
     "LabelOdds",
     "LabelProbability",
+    "LossRanks",
     "Margin",
     "NoLogitsError",
     "ReferenceSamples",

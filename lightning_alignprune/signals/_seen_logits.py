@@ -56,17 +56,22 @@ def seen_logits(step: TappedStep) -> SeenLogits:
     return SeenLogits(call.logits.detach(), labels, call.losses, is_valid)
 
 
-def label_notes(seen: SeenLogits, likings: Tensor) -> Tensor:
+def label_notes(
+    seen: SeenLogits, likings: Tensor, calibrated_losses: Tensor | None = None
+) -> Tensor:
     """Return a step's notes for the audit, as :meth:`Signal.label_notes` does.
 
     Args:
         seen: What was seen of the step.
         likings: Shape (B, C), at least 0. How much speaks for each class; rows of any sum.
+        calibrated_losses: Shape (B,), of the calibrated predictions, or None if there are none.
     """
     others = likings.scatter(1, seen.labels.unsqueeze(1), -1.0)
     best = others.max(1)
     support = (best.values / likings.sum(1)).nan_to_num(0.0).clamp(0, 1)
-    notes = torch.stack([seen.losses.float(), seen.labels.float(), best.indices.float(), support])
+    losses = seen.losses.float()
+    last = torch.full_like(losses, torch.nan) if calibrated_losses is None else calibrated_losses
+    notes = torch.stack([losses, seen.labels.float(), best.indices.float(), support, last])
     return torch.where(seen.is_valid, notes, torch.nan)
 
 

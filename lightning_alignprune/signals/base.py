@@ -5,6 +5,7 @@ from typing import Any, Literal, NamedTuple
 
 from torch import Tensor
 
+from lightning_alignprune.signals._loss_ranks import LossRanks
 from lightning_alignprune.tap.tapped_step import TappedStep
 
 
@@ -58,8 +59,9 @@ class Signal(ABC):
     def label_notes(self, step: TappedStep) -> Tensor | None:
         """Return what the step says of its samples' labels, for the audit, or None if nothing.
 
-        Shape (4, B), float32: the plain loss, the given label, the class that speaks most for
-        itself among the others, and how much does, in [0, 1]. NaN for a sample without a label.
+        Shape (5, B), float32: the plain loss, the given label, the class that speaks most for
+        itself among the others, how much does, in [0, 1], and the loss of the calibrated
+        prediction, NaN if there is none. NaN for a sample without a label.
         Asked for after :meth:`values` where the score judges labels; no host wait.
         """
         return None
@@ -67,6 +69,14 @@ class Signal(ABC):
     @property
     def noise_estimate(self) -> tuple[float, float] | None:
         """Share of wrong labels and its standard error; None for a signal that estimates none."""
+        return None
+
+    def close_notes(self, calibrated_losses: Tensor) -> None:  # noqa: B027
+        """Take in what :meth:`label_notes` said in an epoch last, shape (N,); NaN = not seen."""
+
+    @property
+    def loss_ranks(self) -> LossRanks | None:
+        """Mean ranks of the samples' losses among the reference's; None where none are kept."""
         return None
 
     def close_epoch(self, row: Tensor, last: Tensor) -> Tensor:

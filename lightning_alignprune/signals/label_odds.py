@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 from typing_extensions import override
 
@@ -17,6 +18,7 @@ from lightning_alignprune.functional.label_posterior import (
     mean_predictions,
     weighed_log_odds,
 )
+from lightning_alignprune.signals._loss_ranks import LossRanks, RankAverages
 from lightning_alignprune.signals._prediction_sums import PredictionSums
 from lightning_alignprune.signals._seen_logits import MapInUse, label_notes, seen_logits
 from lightning_alignprune.signals.averages import AveragedSignal
@@ -94,6 +96,7 @@ class LabelOdds(AveragedSignal):
         self.estimates_since_peak = 0
         self._surest = 0.0
         self._is_confirmed = False
+        self._ranks = RankAverages()
 
     # ---- the batch path ---------------------------------------------------------------------
 
@@ -113,7 +116,8 @@ class LabelOdds(AveragedSignal):
         with torch.no_grad(), torch.autocast(seen.logits.device.type, enabled=False):
             found = self._map.on(seen.logits).predictions(seen.logits)
             weights = self._weights_for(found).index_select(0, seen.labels)
-            return label_notes(seen, found * (weights + _ADDED * found.shape[1]))
+            calibrated = F.nll_loss(found.log(), seen.labels, reduction="none")
+            return label_notes(seen, found * (weights + _ADDED * found.shape[1]), calibrated)
 
     def _weights_for(self, predictions: Tensor) -> Tensor:
         if self._weights is None:
@@ -154,6 +158,7 @@ class LabelOdds(AveragedSignal):
             after = _held_out(old_maps, logits, labels)
             self._estimate((self._before + after) / 2, labels)
         self._before = _held_out(found.fold_maps, logits, labels)
+        self._ranks.follow(found.losses)
         self._prior = class_prior(labels, logits.shape[1])
         self._weights = None
         self._sums.clear()
@@ -184,6 +189,15 @@ class LabelOdds(AveragedSignal):
         kept = super().close_epoch(row, last)
         self._was_informed = self.noise_share > 0  # of the next row
         return kept
+
+    @override
+    def close_notes(self, calibrated_losses: Tensor) -> None:
+        self._ranks.add(calibrated_losses)
+
+    @property
+    @override
+    def loss_ranks(self) -> LossRanks | None:
+        return self._ranks.means
 
     @property
     @override
@@ -223,7 +237,17 @@ class LabelOdds(AveragedSignal):
             "estimates_since_peak": self.estimates_since_peak,
             "surest": self._surest,
             "is_confirmed": self._is_confirmed,
+            "ranks": self._ranks.learned(),
         }
+
+    @override
+    def state_dict(self) -> dict[str, Any]:
+        return {**super().state_dict(), "ranks_of_samples": self._ranks.of_samples()}
+
+    @override
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        super().load_state_dict(state)
+        self._ranks.load_of_samples(state["ranks_of_samples"])
 
     @override
     def load_learned(self, state: dict[str, Any]) -> None:
@@ -235,6 +259,7 @@ class LabelOdds(AveragedSignal):
         self.newest_share, self.standard_error = state["newest_share"], state["standard_error"]
         self.estimates_since_peak = state["estimates_since_peak"]
         self._surest, self._is_confirmed = state["surest"], state["is_confirmed"]
+        self._ranks.load_learned(state["ranks"])
         self._weights = None
 
 

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-NUM_NOTES = 4  # a batch's notes: loss, given label, suggested label, support
+NUM_NOTES = 5  # a batch's notes: loss, given label, suggested label, support, calibrated loss
 MAX_EPOCHS = 8  # whose losses are kept to be looked at
 _LARGEST = torch.finfo(torch.float16).max
 
@@ -17,9 +17,10 @@ class SampleRecord:
     """Given and suggested label of each sample, its losses at a few epochs, and when it was cut.
 
     A batch's notes are the sample's plain loss, its given label, the class that the network would
-    rather give it, and how much speaks for that one. Over the epochs the suggestions are counted
-    as votes that weigh what speaks for them (a majority vote in two numbers a sample, after Boyer
-    and Moore): exact where one class has more than half of the weight.
+    rather give it, how much speaks for that one, and the loss of the calibrated prediction. Over
+    the epochs the suggestions are counted as votes that weigh what speaks for them (a majority vote
+    in two numbers a sample, after Boyer and Moore): exact where one class has more than half of the
+    weight.
 
     Losses are kept of at most eight epochs: the first, the newest, and those between that lie most
     evenly on a logarithmic scale.
@@ -38,14 +39,14 @@ class SampleRecord:
 
     Example:
         >>> record = SampleRecord(num_samples=2)
-        >>> notes = torch.tensor([[0.1, 3.0], [0.0, 1.0], [1.0, 2.0], [0.1, 0.9]])
+        >>> notes = torch.tensor([[0.1, 3.0], [0.0, 1.0], [1.0, 2.0], [0.1, 0.9], [0.1, 2.5]])
         >>> record.note(torch.tensor([0, 1]), notes)
         >>> record.close_epoch(0)
         >>> record.given.tolist(), record.suggested.tolist(), record.losses[0][1].item()
         ([0, 1], [1, 2], 3.0)
 
     Note:
-        Memory: 48 bytes a sample. A step costs one indexed write and no host wait.
+        Memory: 52 bytes a sample. A step costs one indexed write and no host wait.
     """
 
     def __init__(self, num_samples: int, device: torch.device | str = "cpu") -> None:
@@ -62,8 +63,8 @@ class SampleRecord:
 
         Args:
             indices: Shape (B,), int64, on the record's device.
-            notes: Shape (4, B), float32: loss, given label, suggested label, support of at least 0.
-                NaN for a sample without a label.
+            notes: Shape (5, B), float32: loss, given label, suggested label, support of at least 0,
+                calibrated loss. NaN for a sample without a label.
         """
         self.running[:, indices] = notes
 
@@ -73,7 +74,7 @@ class SampleRecord:
 
     def close_epoch(self, epoch: int) -> None:
         """Take the running epoch's notes into the record."""
-        losses, given, suggested, support = self.running
+        losses, given, suggested, support, _ = self.running
         seen = ~given.isnan()
         self.given = torch.where(seen, given, self.given).int()
         agrees = seen & (suggested == self.suggested)
@@ -129,4 +130,7 @@ class SampleRecord:
         self.cut_since, self._support = state["cut_since"].to(here), state["support"].to(here)
         self.epochs = list(state["epochs"])
         self.losses = [row.to(here) for row in state["losses"]]
-        self.running = torch.stack([row.to(here) for row in state["running"]])
+        rows = [row.to(here) for row in state["running"]]
+        # An older checkpoint has no calibrated losses.
+        missing = [torch.full_like(rows[0], torch.nan)] * (NUM_NOTES - len(rows))
+        self.running = torch.stack(rows + missing)

@@ -85,7 +85,7 @@ def test_a_run_says_its_plan_its_first_cut_and_what_it_saved(said):
         ),
         (
             lambda: DynamicPruningCallback.robust(reference=make_data(30, 1, 0.0)),
-            "by ReferenceRank of CalibratedLoss; reference: 30 samples given; ",
+            "by LabelPosterior of LabelOdds; reference: 30 samples given; ",
         ),
         (
             lambda: DynamicPruningCallback.robust(reference="pseudo"),

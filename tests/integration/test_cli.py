@@ -13,13 +13,13 @@ from torch.utils.data import DataLoader
 
 import lightning_alignprune.cli as console
 from lightning_alignprune import (
-    CalibratedLoss,
     DynamicAlignment,
     DynamicPruningCallback,
     InfoBatch,
+    LabelOdds,
+    LabelPosterior,
     LastLoss,
-    MixtureCut,
-    ReferenceRank,
+    PosteriorCut,
 )
 from lightning_alignprune.cli import AlignPruneCLI, PruningOff, add_pruning_arguments, main
 from lightning_alignprune.coreset import read_indices, write_indices
@@ -153,11 +153,11 @@ def test_trusted_samples_from_a_yaml_file(tmp_path):
 def test_the_robust_preset_by_its_word():
     made = cli("fit", *QUIET, "--pruning=robust", "--trainer.max_epochs=8", run=True)
     callback = made.trainer.callbacks[0]
-    assert isinstance(callback.signal, CalibratedLoss)
-    assert isinstance(callback.score, ReferenceRank)
-    assert isinstance(callback.policy, MixtureCut)
+    assert isinstance(callback.signal, LabelOdds)
+    assert isinstance(callback.score, LabelPosterior)
+    assert isinstance(callback.policy, PosteriorCut)
     assert callback.state_key == "DynamicPruningCallback"
-    assert callback.trajectories.view().reference_rows[-1].shape == (16,)
+    assert callback.signal.loss_ranks.reference.shape == (16,)
 
 
 def settings_of(part):

@@ -234,12 +234,20 @@ def test_ranks_agree_and_decide_as_one_process(tmp_path, signal):
         assert results[0]["metrics"] == results[1]["metrics"]
 
 
-@pytest.mark.parametrize("ranks", [1, 2])
-@pytest.mark.parametrize("signal", [LabelOdds, partial(Margin, "class")], ids=str)
-def test_a_resume_in_mid_epoch_goes_on_exactly(tmp_path, signal, ranks):
+@pytest.mark.parametrize(
+    ("signal", "ranks", "partition"),
+    [
+        (LabelOdds, 1, "replicated"),
+        (LabelOdds, 2, "replicated"),
+        (LabelOdds, 2, "fixed"),
+        (partial(Margin, "class"), 2, "replicated"),
+    ],
+    ids=str,
+)
+def test_a_resume_in_mid_epoch_goes_on_exactly(tmp_path, signal, ranks, partition):
     path = tmp_path / "mid.ckpt"
-    kwargs = {"num_samples": 64, "make_module": Knowing}
-    callback = partial(make_posterior, signal)
+    kwargs = {"num_samples": 120, "make_module": Knowing}  # as many to a rank as in the reference
+    callback = partial(make_posterior, signal, partition=partition)
     extra = (partial(SaveInMidEpoch, path),)
     through = fit(tmp_path / "through", ranks, callback=callback, extra=extra, **kwargs)
     resumed = fit(tmp_path / "resumed", ranks, callback=callback, ckpt=path, **kwargs)

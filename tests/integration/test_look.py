@@ -10,7 +10,7 @@ from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from torch.utils.data import DataLoader
 
 from lightning_alignprune import DynamicPruningCallback, Policy, PruningSchedule, Selection
-from lightning_alignprune.signals import AveragedSignal, SampleLoss
+from lightning_alignprune.signals import AveragedSignal, LabelOdds, SampleLoss
 from tests.conftest import TinyModule, assert_identical, make_data, make_trainer, weights_of
 from tests.integration.ranked_fits import fit, same
 from tests.integration.test_fixed_partition import Unmoved, whole
@@ -125,6 +125,24 @@ def test_the_signals_sums_are_of_what_was_trained():
     callback = make(signal=LossAverage)
     run(callback)
     assert callback.signal.counts == [N, N, 20, 20, 20, 20]
+
+
+def test_what_is_looked_at_gets_odds_and_no_rank():
+    class Noting(LabelOdds):
+        def close_notes(self, calibrated_losses):
+            seen.append(~calibrated_losses.isnan())
+
+    seen = []
+    clean = make_data(30, seed=2, noise=0.0)
+    callback = DynamicPruningCallback(
+        "LabelPosterior", EveryThird(), Noting(), PruningSchedule(2, finish="selected"), clean
+    )
+    run(callback)
+    trained = torch.arange(N) % 3 == 0
+    assert [mask.equal(trained) for mask in seen] == [False, False, True, True, True, True]
+    assert seen[0].all()
+    labels = callback._session.pruner.samples.losses
+    assert not labels[-2].isnan().any(), "the notes of labels are of what was looked at too"
 
 
 def test_a_loss_that_is_not_finite_in_a_look_stops_nothing():

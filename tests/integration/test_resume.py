@@ -15,11 +15,13 @@ from torch.utils.data import DataLoader
 
 from lightning_alignprune import (
     BatchLoss,
+    CalibratedLoss,
     DynamicAlignment,
     DynamicPruningCallback,
     InfoBatch,
     MixtureCut,
     PruningSchedule,
+    ReferenceRank,
 )
 from tests.conftest import TinyModule, assert_identical, make_data, make_trainer, weights_of
 from tests.integration.forked import end_group, run_forked, start_forked
@@ -88,10 +90,11 @@ def make_callback(kind="alignment", **kwargs):
         signal = BatchLoss(bias_correction=True)
         return DynamicPruningCallback("loss", InfoBatch(0.7), signal, schedule, **kwargs)
     reference = make_data(16, seed=3, noise=0.0)
-    if kind == "robust":
+    if kind == "ranks":
         schedule = PruningSchedule(1, finish="selected")
         policy = MixtureCut(patience=0, readmit=0.2)
-        return DynamicPruningCallback.robust(reference, schedule=schedule, policy=policy, **kwargs)
+        parts = ReferenceRank(), policy, CalibratedLoss(), schedule, reference
+        return DynamicPruningCallback(*parts, **kwargs)
     score = DynamicAlignment(window=4, min_observations=2)
     return DynamicPruningCallback(
         score, InfoBatch(0.7), schedule=schedule, reference=reference, **kwargs
@@ -136,7 +139,7 @@ CASES = {
     "two validations": {"val_check_interval": 0.5},
     "limited": {"limit_train_batches": 5},
     "batch loss": {"kind": "batch loss"},
-    "robust": {"kind": "robust"},
+    "ranks": {"kind": "ranks"},
     "dropout": {"dropout": 0.3, "rng": True},
 }
 

@@ -85,53 +85,30 @@ def train_digits(seed, noise, robust=True, epochs=20, **kwargs):
     return Outcome(float(is_right.float().mean()), is_wrong, kept, callback)
 
 
+# In 8 of 8 other seeds (100 to 107): 97 % or more of the wrong labels out, at most 2 % of the kept
+# wrong, accuracy higher by 0.21 to 0.37. A rate of 0.99 is on the safe side.
 @pytest.mark.trained
 def test_labels_taken_for_the_next_class_are_found_and_left_out():
     def is_helped(seed):
         plain = train_digits(seed, 0.4, robust=False)
-        robust = train_digits(seed, 0.4, policy=MixtureCut(patience=0))
+        robust = train_digits(seed, 0.4)
         return robust.is_found and robust.accuracy > plain.accuracy + 0.05
 
-    # In 16 of 16 seeds: at most 2 % of what was kept was wrong, and accuracy was higher by 0.15 to
-    # 0.32, 0.24 on average with a spread of 0.05. A rate of 0.99 is on the safe side.
     assert successes(is_helped) >= enough(0.99)
-
-
-@pytest.mark.slow  # it may fail, and so it guards nothing
-@pytest.mark.trained
-@pytest.mark.xfail(
-    reason="the preset waits for a reference loss that has stopped improving; where it improves "
-    "to the end nothing is cut"
-)
-def test_they_are_found_with_the_presets_own_patience():
-    def is_found(seed):
-        return train_digits(seed, 0.4, epochs=30).is_found
-
-    # In 12 of 14 runs, and in 13 of 16 on 1,000 samples; in the others nothing was cut at all.
-    assert successes(is_found) >= enough(0.99)
 
 
 @pytest.mark.trained
 def test_clean_labels_are_left_alone():
-    kept = []
-
     def is_unharmed(seed):
         plain = train_digits(seed, 0.0, robust=False, epochs=16)
         robust = train_digits(seed, 0.0, epochs=16)
         pruner = robust.callback._pruner
-        kept.append(robust.kept.float().mean())
-        # Half of the easy ones are out, and hardly more.
-        return (
-            pruner.policy.metrics().get("noise_share", 0.0) < 0.1
-            and robust.accuracy > plain.accuracy - 0.05
-            and 0.5 < pruner.num_trained / pruner.num_possible < 0.9
-        )
+        is_whole = pruner.num_trained == pruner.num_possible
+        return is_whole and robust.accuracy > plain.accuracy - 0.05
 
-    # In 24 of 24 runs: noise of 0 to 0.03, accuracy lower by 0.001 on average with a spread of
-    # 0.011, 0.70 to 0.77 of the passes. A rate of 0.99 is on the safe side.
+    # In 8 of 8 other seeds (100 to 107) all was trained. Both runs draw their own orders, and
+    # accuracy was lower by 0.003 on average with a spread of 0.008.
     assert successes(is_unharmed) >= enough(0.99)
-    # In the last epochs all are there: in 23 of 24, one had cut 37 %.
-    assert sum(share > 0.9 for share in kept) >= enough(0.9)
 
 
 def test_nothing_changes_before_the_first_selection_and_nothing_is_passed_twice():
@@ -165,15 +142,17 @@ def test_nothing_changes_before_the_first_selection_and_nothing_is_passed_twice(
     ]
 
 
-def small_robust(reference=None, **kwargs):
-    settings = {
-        "schedule": PruningSchedule(1, finish="selected"),
+def ranked(reference=None, **kwargs):
+    """Cut by ranks among the reference's calibrated losses, from the first epoch on."""
+    parts = {
+        "score": ReferenceRank(window=10),
         "policy": MixtureCut(patience=0),
+        "signal": CalibratedLoss(),
+        "schedule": PruningSchedule(1, finish="selected"),
+        "reference": reference or make_data(30, seed=2, noise=0.0),
         "keep_history": True,
     }
-    return DynamicPruningCallback.robust(
-        reference or make_data(30, seed=2, noise=0.0), **(settings | kwargs)
-    )
+    return DynamicPruningCallback(**(parts | kwargs))
 
 
 @pytest.mark.parametrize(
@@ -204,7 +183,7 @@ def test_half_precision_and_ignored_samples():
         def training_step(self, batch, batch_idx):
             return F.cross_entropy(self(batch[0]), batch[1], ignore_index=-100)
 
-    callback = small_robust()
+    callback = ranked()
     trainer = make_trainer(callback, max_epochs=5, precision="bf16-mixed")
     trainer.fit(Ignoring(), DataLoader(TensorDataset(x, y), 8))
     last = callback.trajectories.last
@@ -219,7 +198,7 @@ def test_validation_as_reference():
         def validation_step(self, batch, batch_idx):
             return F.cross_entropy(self(batch[0]), batch[1])
 
-    callback = small_robust("validation")
+    callback = ranked("validation")
     clean = DataLoader(make_data(40, seed=2, noise=0.0), 16)
     make_trainer(callback, max_epochs=5).fit(Module(), DataLoader(make_data(), 8), clean)
     assert [len(row) for row in callback.trajectories._reference_rows] == [40] * 5
@@ -238,7 +217,7 @@ def test_a_class_that_the_reference_lacks_keeps_its_plain_loss():
             return F.cross_entropy(logits, batch[1])
 
     schedule = PruningSchedule(2, finish="selected")
-    callback = small_robust(TensorDataset(x[y != 2], y[y != 2]), schedule=schedule)
+    callback = ranked(TensorDataset(x[y != 2], y[y != 2]), schedule=schedule)
     make_trainer(callback, max_epochs=5).fit(Noting(), DataLoader(make_data(noise=0.4), 100))
     logits, labels = seen[2]  # after the rehearsed step and the first one
     row = callback.trajectories.rows[1]
@@ -254,7 +233,7 @@ def test_the_order_of_the_reference_loader_does_not_matter():
     for shuffle in (False, True):
         pl.seed_everything(3, verbose=False)
         reference = DataLoader(make_data(70, seed=2, noise=0.0), 16, shuffle=shuffle)
-        callback = small_robust(reference)
+        callback = ranked(reference)
         make_trainer(callback, max_epochs=5).fit(TinyModule(), DataLoader(data, 8))
         found.append(torch.stack(callback.trajectories._reference_rows))
     torch.testing.assert_close(found[0], found[1])
@@ -274,7 +253,7 @@ def test_a_shuffled_validation_set_is_refused_as_soon_as_it_is_seen():
 
     clean = DataLoader(make_data(40, seed=2, noise=0.0), 16, sampler=Shuffled())
     with pytest.raises(MisconfigurationException, match=r"same order in every pass.*shuffle=False"):
-        make_trainer(small_robust("validation"), num_sanity_val_steps=0).fit(
+        make_trainer(ranked("validation"), num_sanity_val_steps=0).fit(
             Module(), DataLoader(make_data(), 8), clean
         )
 
@@ -297,7 +276,7 @@ def test_epochs_without_a_reference_pass_do_not_count_as_waiting(interval):
             waits.append(context.epochs_since_best)
             return super().select(scores, context)
 
-    callback = small_robust(
+    callback = ranked(
         "validation",
         policy=Waiting(patience=3, prune_easy=0.0),
         signal=SampleLoss(),
@@ -336,7 +315,7 @@ class WithMask(TinyModule):
 
 @pytest.mark.parametrize("module", [WithAuxiliaryLoss, WithMetric, WithMask])
 def test_one_classification_loss_among_other_things(module):
-    callback = small_robust()
+    callback = ranked()
     make_trainer(callback, max_epochs=5).fit(module(), DataLoader(make_data(), 8))
     assert callback.trajectories.last.isfinite().all()
     assert all(len(row) == 30 for row in callback.trajectories._reference_rows)
@@ -355,7 +334,7 @@ def test_a_column_of_indices_is_not_taken_for_classes():
     for data in (TensorDataset(x, y), TensorDataset(x, y, torch.arange(100))):
         pl.seed_everything(3, verbose=False)
         clean = [*make_data(40, seed=2, noise=0.0).tensors, torch.arange(40)][: len(data.tensors)]
-        callback = small_robust(
+        callback = ranked(
             TensorDataset(*clean), policy=MixtureCut(patience=0, min_kept_per_class=0.01)
         )
         make_trainer(callback, max_epochs=5).fit(Indexed(), DataLoader(data, 8))
@@ -391,7 +370,7 @@ def test_a_step_without_logits_is_refused_before_anything_is_trained(module):
     model = module()
     before = weights_of(model)
     with pytest.raises(MisconfigurationException, match=r"CalibratedLoss.*SampleLoss"):
-        make_trainer(small_robust()).fit(model, DataLoader(make_data(), 8))
+        make_trainer(ranked()).fit(model, DataLoader(make_data(), 8))
     assert_identical(weights_of(model), before)
 
 
@@ -413,7 +392,7 @@ def test_without_clean_labels(reference):
 @pytest.mark.parametrize("device", ["auto", "cpu"])
 def test_on_a_gpu_and_over_a_resume(tmp_path, device):
     for epochs, ckpt in ((4, None), (7, tmp_path / "4.ckpt")):
-        callback = small_robust(device=device)
+        callback = ranked(device=device)
         trainer = make_trainer(callback, max_epochs=epochs, accelerator="gpu")
         trainer.fit(TinyModule(), DataLoader(make_data(), 8), ckpt_path=ckpt)
         trainer.save_checkpoint(tmp_path / f"{epochs}.ckpt")

@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from lightning_alignprune import LossTrajectories, PosteriorCut, SelectionContext
+from lightning_alignprune.signals import LossRanks
 from tests.banks import reloaded
 
 N, NAN = 100, float("nan")
@@ -46,10 +47,10 @@ def test_nothing_is_cut_where_no_noise_stands_out():
 
 
 def test_it_tightens_while_the_reference_loss_is_above_its_lowest():
-    policy = PosteriorCut(start_threshold=0.8, tighten_factor=0.5, min_threshold=0.15, readmit=0.0)
-    found = [cut(policy, loss) for loss in (1.0, 0.9, 1.0, NAN, 1.0, 1.0, 0.8)]
-    assert found == [20, 20, 60, 60, 80, 85, 85]
-    assert policy.metrics()["threshold"] == 0.15
+    policy = PosteriorCut(start_threshold=0.8, tighten_factor=0.5, target_wrong=0.0, readmit=0.0)
+    found = [cut(policy, loss) for loss in (1.0, 0.9, 1.0, NAN, 1.0, 1.0, 1.0, 1.0, 0.8)]
+    assert found == [20, 20, 60, 60, 80, 90, 90, 90, 90], "the floor of all is a tenth"
+    assert policy.metrics()["threshold"] == 0.05
 
 
 def test_it_does_not_tighten_where_hardly_a_wrong_label_is_left():
@@ -98,6 +99,73 @@ def test_some_are_looked_at_again_but_not_at_the_end():
     assert cut(PosteriorCut(0.5, readmit=0.2), is_finishing=True) == 50
 
 
+def ranks(wrong):
+    """Right labels lie among the reference as it does itself, wrong ones above nine tenths."""
+    even = torch.linspace(0.001, 0.999, int((~wrong).sum()))
+    places = torch.empty(N)
+    places[~wrong], places[wrong] = even, torch.linspace(0.92, 0.999, int(wrong.sum()))
+    return LossRanks(places, torch.linspace(0.0, 1.0, 400))
+
+
+def soft_and_sharp():
+    wrong = torch.arange(N) < 40
+    sharp = torch.where(wrong, 0.02, 0.98)
+    return wrong, torch.where(wrong, 0.4, 0.8), sharp
+
+
+def test_ranks_are_cut_too_where_hardly_a_label_is_surely_wrong():
+    wrong, soft, sharp = soft_and_sharp()
+    about = {"noise_share": 0.4, "loss_ranks": ranks(wrong)}
+    for scores, by_rank in ((soft, True), (sharp, False)):
+        policy = PosteriorCut(prune_easy=0.0, readmit=0.0)
+        kept = policy.select(scores, context(**about)).kept
+        assert policy.cuts_by_rank == by_rank
+        assert not kept[wrong].any()
+        assert bool(kept[~wrong].all()) != by_rank, "a rank among the worst takes right ones along"
+        assert kept[~wrong].float().mean() > 0.7
+
+
+def test_how_it_cuts_is_decided_once():
+    wrong, soft, sharp = soft_and_sharp()
+    about = {"noise_share": 0.4, "loss_ranks": ranks(wrong)}
+    policy = PosteriorCut(prune_easy=0.0, readmit=0.0)
+    for scores in (sharp, soft, soft):
+        policy.select(scores, context(**about))
+    assert policy.cuts_by_rank is False
+
+
+@pytest.mark.parametrize("missing", [{"loss_ranks": None}, {"noise_share": None}])
+def test_without_ranks_or_a_share_of_noise_there_is_the_threshold_alone(missing):
+    wrong, soft, _ = soft_and_sharp()
+    about = {"noise_share": 0.4, "loss_ranks": ranks(wrong)} | missing
+    assert cut(PosteriorCut(prune_easy=0.0, readmit=0.0), scores=soft, **about) == 0
+
+
+def test_some_of_the_easy_ones_are_left_out_until_the_end_and_get_no_look():
+    wrong, _, sharp = soft_and_sharp()
+    about = {"noise_share": 0.4, "loss_ranks": ranks(wrong), "has_looks": True}
+    policy = PosteriorCut()
+    chosen = policy.select(sharp, context(**about))
+    easy = ~wrong & (ranks(wrong).samples < ranks(wrong).samples[~wrong].mean())
+    assert chosen.kept[~wrong & ~easy].all()
+    assert 0 < int(chosen.kept[easy].sum()) < int(easy.sum())
+    weighed = chosen.weights[chosen.kept & easy]
+    assert weighed.sum() == pytest.approx(int(easy.sum()))
+    assert (chosen.weights[chosen.kept & ~easy] == 1).all()
+    assert policy.to_look_at(chosen.kept).equal(wrong)
+    finished = policy.select(sharp, context(**about, is_finishing=True))
+    assert finished.kept.equal(~wrong)
+    assert finished.weights is None
+
+
+def test_before_the_first_cut_nothing_is_left_out_and_nothing_looked_at():
+    wrong, _, sharp = soft_and_sharp()
+    policy = PosteriorCut()
+    kept = policy.select(sharp, context(since=0, loss_ranks=ranks(wrong), noise_share=0.4)).kept
+    assert kept.all()
+    assert not policy.to_look_at(kept).any()
+
+
 def test_floors_of_all_and_of_each_class():
     labels = torch.arange(N) // 50  # all of class 0 is probably wrong
     policy = PosteriorCut(start_threshold=0.5, readmit=0.0, min_kept_per_class=0.2)
@@ -123,9 +191,10 @@ def test_state_round_trip():
     [
         {"start_threshold": 1.0},
         {"tighten_factor": 0.0},
-        {"min_threshold": 0.0},
         {"target_wrong": 1.0},
         {"patience": -1},
+        {"max_wrong": 0.0},
+        {"prune_easy": 1.0},
         {"readmit": 1.0},
         {"min_kept": 0.0},
         {"min_kept_per_class": 1.5},

@@ -5,7 +5,8 @@ from tests.banks import reloaded
 
 
 def notes(given, suggested, support, losses=None):
-    rows = [losses or [1.0] * len(given), given, suggested, support]
+    losses = losses or [1.0] * len(given)
+    rows = [losses, given, suggested, support, losses]
     return torch.tensor(rows, dtype=torch.float32)
 
 
