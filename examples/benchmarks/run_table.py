@@ -18,7 +18,7 @@ import json
 import logging
 import warnings
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import torch
 from _table.method import Run
@@ -27,6 +27,8 @@ from _table.report import markdown, text
 from _table.tasks import TASKS, Pool, Recipe, Task, parts_of
 from _table.training import train
 from tqdm import tqdm
+
+from lightning_alignprune.models.optimisation import ScheduleName
 
 
 def grid(
@@ -147,6 +149,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--epochs", type=int, help="instead of the table's own")
     parser.add_argument("--batch-size", type=int, help="instead of the table's own")
     parser.add_argument("--lr", type=float, help="instead of the table's own")
+    parser.add_argument("--schedule", choices=get_args(ScheduleName), help="of the learning rate")
     parser.add_argument("--reference-size", type=int, help="instead of the table's own")
     parser.add_argument("--train-size", type=int, help="how many samples are drawn for training")
     parser.add_argument("--precision", help="the Trainer's; bf16 is slow on some processors")
@@ -167,6 +170,7 @@ def main(arguments: list[str] | None = None) -> None:
         "learning_rate": args.lr,
         "reference_size": args.reference_size,
         "train_size": args.train_size,
+        "schedule": args.schedule,
         "precision": args.precision,
     }
     recipe = dataclasses.replace(

@@ -216,4 +216,4 @@ LOSSES = {
 AVERAGED = {
     "ema": Method("full training, averaged weights", averages_weights=True, is_scored=False),
 }
-"""The weights of full training, averaged over the steps with a decay of 0.999."""
+"""The weights of full training, averaged over the steps, the last epochs counting most."""

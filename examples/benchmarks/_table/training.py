@@ -27,7 +27,7 @@ from lightning_alignprune.functional import calibrate
 from lightning_alignprune.models import Classifier, OptimizerConfig, ScheduleConfig
 
 _EVAL_BATCH = 2048
-_DECAY = 0.999
+_AVERAGED_EPOCHS = 5
 _WARMUP_SHARE = 0.2  # 10 to 30 of 200 epochs in the papers, which are longer
 
 
@@ -37,8 +37,9 @@ class Averaged(pl.Callback):
     network: AveragedModel
 
     @override
-    def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        average = get_ema_multi_avg_fn(_DECAY)  # type: ignore[no-untyped-call]
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        horizon = _AVERAGED_EPOCHS * int(trainer.num_training_batches)
+        average = get_ema_multi_avg_fn(1 - 1 / horizon)  # type: ignore[no-untyped-call]
         network: Any = pl_module.network
         self.network = AveragedModel(network, multi_avg_fn=average, use_buffers=True)
 
@@ -249,6 +250,8 @@ def train(task: Task, recipe: Recipe, parts: Parts, run: Run, bar: Any) -> dict[
 
     started = time.perf_counter()
     settings: dict[str, Any] = {} if loss is None else {"loss": described(loss)}
+    if averaged is not None:
+        settings["averaged_epochs"] = _AVERAGED_EPOCHS
     if method.coreset is None:
         pruning = method.callback(parts, run.pruned)
     else:
