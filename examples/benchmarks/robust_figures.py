@@ -137,7 +137,7 @@ def draw_ablations(results: Results, path: Path) -> None:
     """The preset with one part changed, minus the preset, same seeds."""
     noises = [n for n in NOISES if any(results.get((n, method)) for method in ABLATIONS)]
     figure, axes = plt.subplots(1, len(noises), figsize=(3 * len(noises) + 2.4, 3.6), sharey=True)
-    names = [name.removeprefix("robust, ") for name, _ in ABLATIONS.values()]
+    names = [method.name.removeprefix("robust, ") for method in ABLATIONS.values()]
     for axis, noise in zip(axes, noises, strict=True):
         base = {r["config"]["seed"]: r for r in results[noise, "robust"]}
         for at, method in enumerate(ABLATIONS):

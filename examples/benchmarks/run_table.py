@@ -3,9 +3,13 @@ r"""Run a table: methods x noises x seeds, each a real training run, and print i
     python examples/benchmarks/run_table.py news --data <folder> --out runs/news
     python examples/benchmarks/run_table.py news --data <folder> --out runs/news \
         --choose-lr 0.01 0.03
+    python examples/benchmarks/run_table.py news --data <folder> --out runs/compared \
+        --fractions 0.3 0.5 0.7
 
 Each run leaves one JSON in --out; a run whose JSON is there is not repeated, so the grid can be
 stopped at any moment and started again. `--jsonl` and `--markdown` write the results for a page.
+`--fractions` compares every method at equal shares of pruned passes; one that decides itself how
+much it prunes trains fewer epochs for it.
 """
 
 import argparse
@@ -14,45 +18,47 @@ import json
 import logging
 import warnings
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import torch
-from _table.methods import ALL_METHODS, METHODS
+from _table.method import Run
+from _table.methods import ALL_METHODS, COMPARISON, METHODS
 from _table.report import markdown, text
 from _table.tasks import TASKS, Pool, Recipe, Task, parts_of
 from _table.training import train
 from tqdm import tqdm
 
-Run = tuple[str, str, int]
-"""Noise, method, seed."""
+from lightning_alignprune.models.optimisation import ScheduleName
 
 
-def grid(task: Task, noises: list[str], methods: list[str], seeds: list[int]) -> list[Run]:
-    """List the runs: noise by noise, and seed by seed within one, so that rows grow together."""
+def grid(
+    noises: list[str], methods: list[str], seeds: list[int], fractions: list[float]
+) -> list[Run]:
+    """List the runs: noise by noise, and seed by seed within one, so that rows grow together.
+
+    A row that cannot be told how much to prune is there once, whatever the fractions.
+    """
     return [
-        (noise, method, seed)
+        Run(noise, method, seed, pruned)
         for noise in noises
         for seed in seeds
         for method in methods
+        for pruned in (fractions if ALL_METHODS[method].can_prune and fractions else [None])
         # Without wrong labels the oracle is full training.
         if not (noise == "clean" and method == "oracle")
     ]
 
 
 def path_of(out: Path, run: Run) -> Path:
-    noise, method, seed = run
-    return out / f"{noise.replace(' ', '-')}_{method}_seed{seed}.json"
+    share = "" if run.pruned is None else f"_pruned{run.pruned:g}"
+    return out / f"{run.noise.replace(' ', '-')}_{run.method}{share}_seed{run.seed}.json"
 
 
 def config_of(task: Task, recipe: Recipe, run: Run) -> dict[str, Any]:
-    noise, method, seed = run
-    return {
-        "table": task.name,
-        "noise": noise,
-        "method": method,
-        "seed": seed,
-        "recipe": dataclasses.asdict(recipe),
-    }
+    config = {"table": task.name, **run._asdict(), "recipe": dataclasses.asdict(recipe)}
+    if run.pruned is None:
+        del config["pruned"]
+    return config
 
 
 def finished(out: Path, config: dict[str, Any], run: Run) -> dict[str, Any] | None:
@@ -90,12 +96,13 @@ def run_grid(
     """
     results = {run: finished(out, config_of(task, recipe, run), run) for run in runs}
     missing = [run for run, result in results.items() if result is None]
-    with tqdm(total=len(missing) * recipe.epochs, unit="epoch", disable=not missing) as bar:
+    total = sum(ALL_METHODS[run.method].epochs(recipe.epochs, run.pruned) for run in missing)
+    with tqdm(total=total, unit="epoch", disable=not missing) as bar:
         for number, run in enumerate(missing, 1):
-            noise, method, seed = run
+            noise, method, seed, _ = run
             bar.set_description(f"{number}/{len(missing)} {method}, {noise}, seed {seed}")
             parts = parts_of(task, pool, recipe, task.noises[noise](seed, data_dir), seed)
-            measured = train(task, recipe, parts, method, seed, bar)
+            measured = train(task, recipe, parts, run, bar)
             results[run] = {"config": config_of(task, recipe, run), **measured}
             write(path_of(out, run), json.dumps(results[run], indent=1))
     return [result for result in results.values() if result is not None]
@@ -115,7 +122,7 @@ def choose_learning_rate(
         tried = dataclasses.replace(recipe, learning_rate=rate)
         folder = out / f"learning_rate_{rate:g}"
         folder.mkdir(exist_ok=True)
-        result = run_grid(task, tried, pool, [(noise, "full", seed)], data_dir, folder)[0]
+        result = run_grid(task, tried, pool, [Run(noise, "full", seed)], data_dir, folder)[0]
         losses[rate] = result["best_reference_loss"], result["best_reference_epoch"]
     lines = [f"Full training, {noise}, seed {seed}: lowest reference loss (0-based epoch)"]
     for rate, (loss, epoch) in sorted(losses.items(), key=lambda item: item[1]):
@@ -128,13 +135,24 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("table", choices=TASKS, help="which table")
     parser.add_argument("--data", type=Path, required=True, help="folder of the data set's files")
     parser.add_argument("--out", type=Path, required=True, help="folder of the JSONs and features")
-    parser.add_argument("--methods", nargs="+", choices=ALL_METHODS, default=list(METHODS))
+    parser.add_argument("--methods", nargs="+", choices=ALL_METHODS)
+    parser.add_argument(
+        "--fractions",
+        nargs="+",
+        type=float,
+        default=[],
+        metavar="PRUNED",
+        help="shares of the passes that are pruned, as in the paper's tables; 0.3 keeps 70 %%",
+    )
     parser.add_argument("--noises", nargs="+", help="noises of the table, in this order")
     parser.add_argument("--seeds", nargs="+", type=int, default=list(range(5)))
     parser.add_argument("--epochs", type=int, help="instead of the table's own")
     parser.add_argument("--batch-size", type=int, help="instead of the table's own")
     parser.add_argument("--lr", type=float, help="instead of the table's own")
+    parser.add_argument("--schedule", choices=get_args(ScheduleName), help="of the learning rate")
     parser.add_argument("--reference-size", type=int, help="instead of the table's own")
+    parser.add_argument("--train-size", type=int, help="how many samples are drawn for training")
+    parser.add_argument("--precision", help="the Trainer's; bf16 is slow on some processors")
     parser.add_argument("--choose-lr", nargs="+", type=float, help="only compare learning rates")
     parser.add_argument("--threads", type=int, default=1, help="threads of torch")
     parser.add_argument("--jsonl", type=Path, help="write all results into this one file")
@@ -144,11 +162,16 @@ def main(arguments: list[str] | None = None) -> None:
     unknown = sorted(set(args.noises or []) - set(task.noises))
     if unknown:
         parser.error(f"--noises: expected some of {', '.join(task.noises)}, got {unknown[0]!r}.")
+    if not all(0 < fraction < 1 for fraction in args.fractions):
+        parser.error(f"--fractions: expected shares between 0 and 1, got {args.fractions}.")
     given = {
         "epochs": args.epochs,
         "batch_size": args.batch_size,
         "learning_rate": args.lr,
         "reference_size": args.reference_size,
+        "train_size": args.train_size,
+        "schedule": args.schedule,
+        "precision": args.precision,
     }
     recipe = dataclasses.replace(
         task.recipe, **{name: value for name, value in given.items() if value is not None}
@@ -163,7 +186,8 @@ def main(arguments: list[str] | None = None) -> None:
     if args.choose_lr:
         print(choose_learning_rate(task, recipe, pool, args.choose_lr, args.data, args.out))
         return
-    runs = grid(task, args.noises or list(task.noises), args.methods, args.seeds)
+    methods = args.methods or list(COMPARISON if args.fractions else METHODS)
+    runs = grid(args.noises or list(task.noises), methods, args.seeds, args.fractions)
     results = run_grid(task, recipe, pool, runs, args.data, args.out)
     print(text(task, results))
     if args.jsonl:

@@ -13,6 +13,9 @@ import pytest
 import torch
 from torch import nn
 
+from lightning_alignprune.coreset import CORESETS
+from lightning_alignprune.in_batch import BATCH_CHOICES
+from lightning_alignprune.policies import POLICIES
 from tests.seeds import enough, successes
 from tests.unit.data.made import jpeg_archive, make_news
 
@@ -114,6 +117,54 @@ def test_results_of_other_settings_are_not_mixed(run: Callable[..., None]) -> No
     run(*cell)
     with pytest.raises(SystemExit, match="choose another --out"):
         run(*cell, "--lr", "0.01")
+
+
+def test_every_method_of_the_package_is_compared_at_equal_passes(
+    table: Any, run: Callable[..., None], tmp_path: Path
+) -> None:
+    lines, page = tmp_path / "all.jsonl", tmp_path / "page.md"
+    grid = ("--noises", "symmetric 0.5", "--seeds", "0", "--epochs", "8", "--fractions", "0.5")
+    run(*grid, "--jsonl", str(lines), "--markdown", str(page))
+    results = {r["config"]["method"]: r for r in map(json.loads, lines.read_text().splitlines())}
+    assert set(results) == set(table.COMPARISON)
+    parts = [part for r in results.values() for part in (r["settings"] or {}).values()]
+    used = {part["class"] for part in parts if isinstance(part, dict) and "class" in part}
+    registries = (POLICIES, BATCH_CHOICES, CORESETS)
+    known = {made.__name__ for registry in registries for made in registry.values()}
+    losses = {"ELR", "SOP", "GeneralizedCrossEntropy", "SymmetricCrossEntropy"}
+    assert known | losses <= used
+
+    for name, method in table.COMPARISON.items():
+        result = results[name]
+        assert result["config"].get("pruned") == (0.5 if method.can_prune else None)
+        if method.share:
+            assert result["epochs"] == max(1, round(4 / method.share))
+        if method.coreset:
+            assert result["passes"] == pytest.approx(0.5, abs=0.02)
+            assert result["warmup_passes"] == 2 / 8
+            assert result["right_kept"] < 1
+        elif method.keeping and name not in ("static_random", "rs2"):
+            # The first epoch knows nothing yet.
+            assert 0.35 < result["passes"] < 0.7, name
+    assert results["divbs"]["passes"] == pytest.approx(0.5, abs=0.05)
+    assert "| EL2N, 50 % pruned | 1 |" in page.read_text()
+    assert results["el2n"]["wrong_among_kept"] is not None
+
+
+def test_shares_that_are_none_are_refused(run: Callable[..., None]) -> None:
+    with pytest.raises(SystemExit):
+        run("--fractions", "0.5", "1.0")
+
+
+def test_a_row_without_a_share_is_there_once(table: Any) -> None:
+    runs = table.grid(["symmetric 0.5"], ["full", "rs2", "infobatch"], [0], [0.3, 0.7])
+    assert [(run.method, run.pruned) for run in runs] == [
+        ("full", None),
+        ("rs2", 0.3),
+        ("rs2", 0.7),
+        ("infobatch", 0.3),
+        ("infobatch", 0.7),
+    ]
 
 
 @pytest.mark.trained

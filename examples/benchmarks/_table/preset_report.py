@@ -19,7 +19,8 @@ def preset_table(columns: list[Column]) -> str:
     have in common.
     """
     rows: list[Row] = []
-    for method, (name, _) in METHODS.items():
+    for method, row in METHODS.items():
+        name = row.name
         if method not in LEFT_OUT:
             rows.append(_accuracies(f"**{name}**" if method == "robust" else name, columns, method))
         if method == "full":

@@ -40,32 +40,64 @@ def _mean(values: list[float | None], digits: int, scale: float = 1.0) -> str:
     return f"{fmean(known):.{digits}f}" if known else NONE
 
 
+def _percent(values: list[float | None]) -> str:
+    mean = _mean(values, 0, 100)
+    return mean if mean == NONE else f"{mean} %"
+
+
 def _median(values: list[float | None]) -> str:
     known = [value for value in values if value is not None]
     return f"{median(known):.0f}" if known else NONE
 
 
-def runs_of(results: list[Result], noise: str, method: str) -> list[Result]:
+def runs_of(
+    results: list[Result], noise: str, method: str, pruned: float | None = None
+) -> list[Result]:
     """Pick the runs of one cell."""
-    wanted = {"noise": noise, "method": method}
-    return [r for r in results if wanted.items() <= r["config"].items()]
+    wanted = (noise, method, pruned)
+    return [
+        result
+        for result in results
+        for config in [result["config"]]
+        if (config["noise"], config["method"], config.get("pruned")) == wanted
+    ]
 
 
-def _row(task: Task, noise: str, method: str, runs: list[Result]) -> Row:
+def cells(results: list[Result]) -> list[tuple[str, float | None]]:
+    """List the methods, and the shares that they are to prune, in the order of a table."""
+    found = {(r["config"]["method"], r["config"].get("pruned")) for r in results}
+    order = list(ALL_METHODS)
+    return sorted(found, key=lambda cell: (order.index(cell[0]), cell[1] or 0))
+
+
+def name_of(method: str, pruned: float | None) -> str:
+    """Say what a row is called."""
+    share = "" if pruned is None else f", {100 * pruned:g} % pruned"
+    return ALL_METHODS[method].name + share
+
+
+def _passes(runs: list[Result]) -> str:
+    """Mean passes of the training, and those of a warm-up before it."""
+    warmup = [run.get("warmup_passes") for run in runs]
+    before = f" + {_mean(warmup, 2)}" if any(warmup) else ""
+    return _mean([run["passes"] for run in runs], 2) + before
+
+
+def _row(task: Task, noise: str, method: str, pruned: float | None, runs: list[Result]) -> Row:
     def column(name: str) -> list[float | None]:
         return [run[name] for run in runs]
 
-    paper = task.paper.get(method, {}).get(noise)
+    paper = task.paper.get(method, {}).get(noise) if pruned is None else None
     return (
-        ALL_METHODS[method][0],
+        name_of(method, pruned),
         str(len(runs)),
         mean_and_sd(column("accuracy_last"), 1),
         mean_and_sd(column("accuracy_best_reference"), 1),
-        _mean(column("passes"), 2),
+        _passes(runs),
         _median(column("seconds")),
         mean_and_sd(column("auroc"), 2),
-        _mean(column("wrong_among_kept"), 0, 100) + (" %" if runs[0]["noise_rate"] else ""),
-        _mean(column("right_kept"), 0, 100) + " %",
+        _percent(column("wrong_among_kept")),
+        _percent(column("right_kept")),
         NONE if paper is None else f"{paper:.1f}",
     )
 
@@ -90,10 +122,10 @@ def rows_by_noise(task: Task, results: list[Result]) -> dict[str, list[Row]]:
     tables: dict[str, list[Row]] = {}
     for noise in task.noises:
         rows = []
-        for method in ALL_METHODS:
-            runs = runs_of(results, noise, method)
+        for method, pruned in cells(results):
+            runs = runs_of(results, noise, method, pruned)
             if runs:
-                rows.append(_row(task, noise, method, runs))
+                rows.append(_row(task, noise, method, pruned, runs))
             if runs and method == "full":
                 rows.append(_stopped_row(runs))
                 if any(run.get("accuracy_calibrated") is not None for run in runs):
@@ -130,21 +162,24 @@ def differences(task: Task, results: list[Result], base: str) -> list[Row]:
     """
     noises = [noise for noise in task.noises if runs_of(results, noise, "full")]
     rows: list[Row] = []
-    for method, (name, _) in ALL_METHODS.items():
-        cells = [_difference(task, results, noise, method, base) for noise in noises]
-        if method != "full" and any(cell != NONE for cell in cells):
-            rows.append((name, *cells))
+    for method, pruned in cells(results):
+        gains = [_difference(task, results, noise, (method, pruned), base) for noise in noises]
+        if method != "full" and any(gain != NONE for gain in gains):
+            rows.append((name_of(method, pruned), *gains))
     return [("method", *noises), *rows]
 
 
-def _difference(task: Task, results: list[Result], noise: str, method: str, base: str) -> str:
+def _difference(
+    task: Task, results: list[Result], noise: str, cell: tuple[str, float | None], base: str
+) -> str:
     full = {r["config"]["seed"]: r[base] for r in runs_of(results, noise, "full")}
     gains: list[float | None] = [
         r["accuracy_last"] - full[r["config"]["seed"]]
-        for r in runs_of(results, noise, method)
+        for r in runs_of(results, noise, *cell)
         if r["config"]["seed"] in full
     ]
-    paper = task.paper.get(method, {}).get(noise)
+    method, pruned = cell
+    paper = task.paper.get(method, {}).get(noise) if pruned is None else None
     paper_base = task.paper.get("full", {}).get(noise)
     is_compared = gains and base == "accuracy_last" and paper is not None
     theirs = f" ({paper - paper_base:+.1f})" if is_compared and paper_base is not None else ""
