@@ -85,7 +85,13 @@ POLICIES: dict[str, Callable[[], DynamicPruningCallback]] = {
     "ies": lambda: on_loss(IES(threshold=0.05)),  # the losses of so small a network jump
     "epsilon_greedy": lambda: on_loss(EpsilonGreedy()),
     "ucb": lambda: on_loss(UCB()),
-    "mixture_cut": lambda: DynamicPruningCallback.robust(keep_history=True),
+    "mixture_cut": lambda: DynamicPruningCallback(
+        "ReferenceRank",
+        "MixtureCut",
+        "CalibratedLoss",
+        PruningSchedule(5, finish="selected"),
+        keep_history=True,
+    ),
     "posterior_cut": lambda: DynamicPruningCallback(
         "LabelPosterior",
         "PosteriorCut",

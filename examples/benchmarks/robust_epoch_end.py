@@ -18,19 +18,25 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
+from torch import Tensor
 
 from lightning_alignprune import (
     CalibratedLoss,
     DynamicAlignment,
     InfoBatch,
+    LabelOdds,
+    LabelPosterior,
     LossTrajectories,
     MixtureCut,
+    PosteriorCut,
     ReferenceRank,
     SampleLoss,
     SelectionContext,
 )
-from lightning_alignprune.functional import calibrate
-from lightning_alignprune.signals import ReferenceSamples
+from lightning_alignprune.functional import calibrate, reference_rank
+from lightning_alignprune.functional.selection import Selection
+from lightning_alignprune.signals import LossRanks, ReferenceSamples
+from lightning_alignprune.signals._loss_ranks import RankAverages
 from lightning_alignprune.tap.tapped_step import TappedCall, TappedStep
 
 WINDOW, CLASSES, REFERENCE, BATCH = 10, 20, 1000, 128
@@ -61,6 +67,12 @@ def drawn(num_samples: int) -> LossTrajectories:
     return bank
 
 
+def added(losses: Tensor, reference: Tensor) -> None:
+    averages = RankAverages()
+    averages.follow(reference)
+    averages.add(losses)
+
+
 def epoch_end(num_samples: int, repeats: int) -> dict[str, float]:
     bank = drawn(num_samples)
     ranked, aligned = ReferenceRank(WINDOW, gate="none"), DynamicAlignment(WINDOW)
@@ -71,9 +83,27 @@ def epoch_end(num_samples: int, repeats: int) -> dict[str, float]:
     def context(**about: Any) -> SelectionContext:
         return SelectionContext(20, 0, 0, torch.arange(num_samples), bank, **about)
 
+    half = num_samples // 2
+    reference = bank.view().reference_rows[-1]
+    assert reference is not None
+    ranks = LossRanks(
+        reference_rank(bank.rows[-1], reference), reference_rank(reference, reference)
+    )
+
+    def posterior(right: float) -> Selection:
+        """Cut where wrong labels are right with that probability, 0.4 being too soft to tell."""
+        given = torch.full((num_samples,), 0.98)
+        given[half:] = right
+        found = {"loss_ranks": ranks, "noise_share": 0.5, "estimates_since_peak": 2}
+        return PosteriorCut().select(given, context(labels=labels, **found))
+
     about = {"reference_scores": of_reference, "labels": labels, "epochs_since_best": 5}
     return medians(
         {
+            "LabelPosterior": lambda: LabelPosterior().compute(bank),
+            "PosteriorCut": lambda: posterior(0.02),
+            "PosteriorCut, ranks too": lambda: posterior(0.4),
+            "ranks of the epoch": lambda: added(bank.rows[-1], reference),
             "ReferenceRank": lambda: ranked.compute(bank),
             "MixtureCut with a reference": lambda: MixtureCut().select(scores, context(**about)),
             "MixtureCut, two Gaussians": lambda: MixtureCut().select(scores, context()),
@@ -89,9 +119,10 @@ def steps(repeats: int) -> dict[str, float]:
     logits = 3 * torch.randn(REFERENCE, CLASSES, generator=generator)
     labels = torch.multinomial(logits.softmax(1), 1, generator=generator).squeeze(1)
     moved = torch.where(torch.rand(REFERENCE, generator=generator) < 0.4, (labels + 1) % 20, labels)
-    signal = CalibratedLoss()
+    signal, odds = CalibratedLoss(), LabelOdds()
     losses = F.cross_entropy(logits, moved, reduction="none")
-    signal.follow_reference(ReferenceSamples(losses, logits, moved))
+    for each in (signal, odds):
+        each.follow_reference(ReferenceSamples(losses, logits, moved))
     mean = losses[:BATCH].mean()
     call = TappedCall(losses[:BATCH], mean, "mean", logits[:BATCH], labels[:BATCH])
     step = TappedStep(BATCH, mean, [call])
@@ -103,7 +134,10 @@ def steps(repeats: int) -> dict[str, float]:
             f"fit of the map, 200 samples, {CLASSES} classes": lambda: calibrate(
                 logits[:200], moved[:200]
             ),
-            f"CalibratedLoss of a batch of {BATCH}": lambda: signal.values(step),
+            f"LabelOdds of a batch of {BATCH}": lambda: odds.read(step, False),
+            f"LabelOdds of a batch of {BATCH}, with notes": lambda: odds.read(step, True),
+            f"CalibratedLoss of a batch of {BATCH}": lambda: signal.read(step, False),
+            f"CalibratedLoss of a batch of {BATCH}, with notes": lambda: signal.read(step, True),
             f"SampleLoss of a batch of {BATCH}": lambda: SampleLoss().values(step),
         },
         repeats,

@@ -30,6 +30,7 @@ from lightning_alignprune import (
     CalibratedLoss,
     DynamicPruningCallback,
     InfoBatch,
+    ReferenceRank,
     SampleLoss,
 )
 from lightning_alignprune.models import Classifier, OptimizerConfig
@@ -49,7 +50,7 @@ ROWS = {
     "stopped": ("stopped at the best reference loss", "tab:blue", "v"),
     "calibrated": ("calibrated at test time", "tab:cyan", "^"),
     "alignprune": ("AlignPrune, paper's settings", "tab:orange", "s"),
-    "robust": ("robust preset", "tab:red", "D"),
+    "ranks": ("ranks among the reference", "tab:red", "D"),
     "oracle": ("noise oracle", "tab:green", "*"),
 }
 
@@ -91,7 +92,7 @@ def draw_noises(results: Results, path: Path) -> None:
             named.add(row)
             left.plot([x, x], [min(accuracy), max(accuracy)], color=colour, lw=1)
             left.plot(x, mean, marker, color=colour, label=label, ms=6)
-            if row in ("stopped", "alignprune", "robust", "oracle"):
+            if row in ("stopped", "alignprune", "ranks", "oracle"):
                 right.plot(fmean(passes), mean, marker, color=colour, ms=6)
     left.set_xticks(range(len(noises)), [noise.replace(" ", "\n") for noise in noises])
     left.set_ylabel("test accuracy, last epoch (%)")
@@ -110,11 +111,11 @@ def draw_noises(results: Results, path: Path) -> None:
 
 def draw_reference_sizes(by_size: dict[int, Results], path: Path) -> None:
     """How the preset does with fewer clean labels."""
-    noises = [n for n in NOISES if all(r.get((n, "robust")) for r in by_size.values())]
+    noises = [n for n in NOISES if all(r.get((n, "ranks")) for r in by_size.values())]
     figure, axes = plt.subplots(1, len(noises), figsize=(2.0 * len(noises), 3.2), sharey=True)
     sizes = sorted(by_size)
     for axis, noise in zip(axes, noises, strict=True):
-        for row in ("full", "stopped", "robust"):
+        for row in ("full", "stopped", "ranks"):
             name, colour, marker = ROWS[row]
             every = [values(by_size[size], noise, row)[0] for size in sizes]
             axis.plot(sizes, [fmean(v) for v in every], marker=marker, color=colour, label=name)
@@ -137,9 +138,9 @@ def draw_ablations(results: Results, path: Path) -> None:
     """The preset with one part changed, minus the preset, same seeds."""
     noises = [n for n in NOISES if any(results.get((n, method)) for method in ABLATIONS)]
     figure, axes = plt.subplots(1, len(noises), figsize=(3 * len(noises) + 2.4, 3.6), sharey=True)
-    names = [method.name.removeprefix("robust, ") for method in ABLATIONS.values()]
+    names = [method.name.removeprefix("ranks, ") for method in ABLATIONS.values()]
     for axis, noise in zip(axes, noises, strict=True):
-        base = {r["config"]["seed"]: r for r in results[noise, "robust"]}
+        base = {r["config"]["seed"]: r for r in results[noise, "ranks"]}
         for at, method in enumerate(ABLATIONS):
             runs = [r for r in results.get((noise, method), []) if r["config"]["seed"] in base]
             gains = [r["accuracy_last"] - base[r["config"]["seed"]]["accuracy_last"] for r in runs]
@@ -165,10 +166,10 @@ def draw_ranks(data_dir: Path, path: Path) -> None:
         parts = parts_of(NEWS, pool, NEWS.recipe, NEWS.noises[noise](0, data_dir), 0)
         for axis, signal in zip(line, (SampleLoss(), CalibratedLoss()), strict=True):
             pl.seed_everything(0, verbose=False)
-            callback = DynamicPruningCallback.robust(
-                DataLoader(parts.reference, len(parts.reference), collate_fn=unchanged),
-                signal=signal,
-                policy=InfoBatch(0.0),  # look, do not prune
+            clean = DataLoader(parts.reference, len(parts.reference), collate_fn=unchanged)
+            # InfoBatch that prunes nothing: look only.
+            callback = DynamicPruningCallback(
+                ReferenceRank(), InfoBatch(0.0), signal, reference=clean
             )
             trainer = pl.Trainer(
                 max_epochs=25,

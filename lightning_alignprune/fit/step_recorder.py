@@ -224,8 +224,7 @@ class StepRecorder:
         if step is None:
             missing = torch.full((1 + NUM_NOTES, len(indices)), torch.nan)
             return Collected(indices, missing[0], missing[1:] if self.takes_notes else None)
-        notes = self.signal.label_notes(step) if self.takes_notes else None
-        return Collected(indices, self._values_of(step), notes)
+        return Collected(indices, *self._read_signal(step))
 
     def _seen_in_look(self, tap: LossTap, returned: Any, indices: Tensor) -> TappedStep | None:
         loss, user_losses = self._read(returned, indices)
@@ -345,7 +344,7 @@ class StepRecorder:
     def _record(self, tapped: TappedStep) -> None:
         if self._values is not None:  # LBFGS runs the step again; its first loss is the batch's
             return
-        values = self._values_of(tapped)
+        values, notes = self._read_signal(tapped)
         if not self._is_checked:
             if not self._is_warned and tapped.is_reduced_by_hand() and not tapped.reduces_itself():
                 self._is_warned = True
@@ -357,12 +356,11 @@ class StepRecorder:
                 )
             self._check_values(values, tapped.num_samples)
         self._is_checked = True
-        self._values = values
-        self._notes = self.signal.label_notes(tapped) if self.takes_notes else None
+        self._values, self._notes = values, notes
 
-    def _values_of(self, tapped: TappedStep) -> Tensor:
+    def _read_signal(self, tapped: TappedStep) -> tuple[Tensor, Tensor | None]:
         try:
-            return self.signal.values(tapped)
+            return self.signal.read(tapped, self.takes_notes)
         except ChangingFactorsError:
             raise refusal(
                 "factors that do not depend on the elements of reduction='none' that they multiply",

@@ -340,17 +340,18 @@ def label_log_odds(predictions: Tensor, given: Tensor, matrix: Tensor, prior: Te
     Note:
         O(B C), no host synchronisation.
     """
-    return weighed_log_odds(predictions, given, candidate_weights(matrix, prior))
+    weights = candidate_weights(matrix, prior).index_select(0, given)
+    return weighed_log_odds(predictions, given, weights)
 
 
 def candidate_weights(matrix: Tensor, prior: Tensor) -> Tensor:
-    """Return Q[k, j] / pi(k) in row j, shape (C, C), float32, for :func:`weighed_log_odds`."""
+    """Return Q[k, j] / pi(k) in row j, shape (C, C), float32: what weighs for given label j."""
     return (matrix / prior.to(matrix).unsqueeze(1)).T.float().contiguous()
 
 
 def weighed_log_odds(predictions: Tensor, given: Tensor, weights: Tensor) -> Tensor:
-    """Return :func:`label_log_odds` from weights that were worked out once, in few operations."""
-    candidates = predictions * weights.index_select(0, given)
+    """Return :func:`label_log_odds` from each sample's weights, shape (B, C)."""
+    candidates = predictions * weights
     right = candidates.gather(1, given.unsqueeze(1)).squeeze(1) / candidates.sum(1)
     # Of 0 against 0 nothing is known.
     return right.nan_to_num_(nan=0.5).logit(_LEAST_POSTERIOR)

@@ -66,6 +66,13 @@ class Signal(ABC):
         """
         return None
 
+    def read(self, step: TappedStep, with_notes: bool) -> tuple[Tensor, Tensor | None]:
+        """Return :meth:`values` and, if asked for, :meth:`label_notes`.
+
+        For a signal that makes both of the same predictions.
+        """
+        return self.values(step), self.label_notes(step) if with_notes else None
+
     @property
     def noise_estimate(self) -> tuple[float, float] | None:
         """Share of wrong labels and its standard error; None for a signal that estimates none."""

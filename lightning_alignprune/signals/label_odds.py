@@ -4,7 +4,6 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 from typing_extensions import override
 
@@ -102,22 +101,21 @@ class LabelOdds(AveragedSignal):
 
     @override
     def values(self, step: TappedStep) -> Tensor:
+        return self.read(step, with_notes=False)[0]
+
+    @override
+    def read(self, step: TappedStep, with_notes: bool) -> tuple[Tensor, Tensor | None]:
         seen = seen_logits(step)
         with torch.no_grad(), torch.autocast(seen.logits.device.type, enabled=False):
             found = self._map.on(seen.logits).predictions(seen.logits)
             size = found.shape[1]
             self._sums.add(found, torch.where(seen.is_valid, seen.labels, size), size)
-            odds = weighed_log_odds(found, seen.labels, self._weights_for(found))
-            return seen.marked(-odds)
-
-    @override
-    def label_notes(self, step: TappedStep) -> Tensor:
-        seen = seen_logits(step)
-        with torch.no_grad(), torch.autocast(seen.logits.device.type, enabled=False):
-            found = self._map.on(seen.logits).predictions(seen.logits)
             weights = self._weights_for(found).index_select(0, seen.labels)
-            calibrated = F.nll_loss(found.log(), seen.labels, reduction="none")
-            return label_notes(seen, found * (weights + _ADDED * found.shape[1]), calibrated)
+            values = seen.marked(-weighed_log_odds(found, seen.labels, weights))
+            if not with_notes:
+                return values, None
+            calibrated = -found.gather(1, seen.labels.unsqueeze(1)).squeeze(1).log()
+            return values, label_notes(seen, found * (weights + _ADDED * size), calibrated)
 
     def _weights_for(self, predictions: Tensor) -> Tensor:
         if self._weights is None:

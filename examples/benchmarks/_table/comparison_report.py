@@ -19,7 +19,7 @@ GROUPS = {
     "every epoch anew": (*comparison.DYNAMIC, "infobatch", "seta"),
     "AlignPrune": ("alignprune", "alignprune_seta", *comparison.PARTS_OF_ALIGNPRUNE),
     "other losses": tuple(comparison.LOSSES),
-    "ours": ("posterior_cut", "robust", "robust_pseudo"),
+    "ours": ("ranks", "robust", "robust_pseudo"),
     "who knows": ("oracle",),
 }
 """Which rows belong together; "who knows" the wrong labels is no method."""

@@ -29,22 +29,17 @@ def _robust_pseudo(parts: Parts) -> DynamicPruningCallback:
     return DynamicPruningCallback.robust("pseudo")
 
 
-def _posterior_cut(parts: Parts) -> DynamicPruningCallback:
-    return DynamicPruningCallback(
-        "LabelPosterior",
-        "PosteriorCut",
-        "LabelOdds",
-        PruningSchedule(2, finish="selected"),
-        reference(parts),
-    )
-
-
-def _robust_with(**settings: Any) -> Callable[[Parts], DynamicPruningCallback]:
-    """The preset with parts of it exchanged, made anew for each run."""
+def _ranks_with(**changed: Any) -> Callable[[Parts], DynamicPruningCallback]:
+    """Ranks among the reference alone, with parts exchanged, made anew for each run."""
 
     def make(parts: Parts) -> DynamicPruningCallback:
-        made = {name: value() for name, value in settings.items()}
-        return DynamicPruningCallback.robust(reference(parts), **made)
+        return DynamicPruningCallback(
+            changed.get("score", ReferenceRank)(),
+            changed.get("policy", MixtureCut)(),
+            changed.get("signal", CalibratedLoss)(),
+            PruningSchedule(5, finish="selected"),
+            reference(parts),
+        )
 
     return make
 
@@ -101,53 +96,54 @@ METHODS = {
     "gated_mean": Method("MeanLoss, gated, r 1, finish selected", _gated_mean),
     "gated_mean_late": Method("MeanLoss, gated, r 1, from epoch 20 on", _gated_mean_late),
     "robust": Method("robust preset", _robust),
+    "ranks": Method("ranks among the reference alone", _ranks_with()),
     "robust_pseudo": Method("robust preset without clean labels", _robust_pseudo),
     "oracle": Method("noise oracle", _oracle, is_scored=False),
 }
 ABLATIONS = {
-    "robust_plain_loss": Method("robust, plain loss recorded", _robust_with(signal=SampleLoss)),
-    "robust_mean_loss": Method(
-        "robust, mean of losses instead of ranks",
-        _robust_with(score=lambda: MeanLoss(window=10, gate="reference")),
+    "ranks_plain_loss": Method("ranks, plain loss recorded", _ranks_with(signal=SampleLoss)),
+    "ranks_mean_loss": Method(
+        "ranks, mean of losses instead of ranks",
+        _ranks_with(score=lambda: MeanLoss(window=10, gate="reference")),
     ),
-    "robust_no_gate": Method(
-        "robust, no gate",
-        _robust_with(score=lambda: ReferenceRank(window=10, gate="none")),
+    "ranks_no_gate": Method(
+        "ranks, no gate",
+        _ranks_with(score=lambda: ReferenceRank(window=10, gate="none")),
     ),
-    "robust_window_3": Method(
-        "robust, window 3",
-        _robust_with(score=lambda: ReferenceRank(window=3)),
+    "ranks_window_3": Method(
+        "ranks, window 3",
+        _ranks_with(score=lambda: ReferenceRank(window=3)),
     ),
-    "robust_mean_cut": Method(
-        "robust, cut at the mean score",
-        _robust_with(policy=lambda: InfoBatch(1.0, rescale="none")),
+    "ranks_mean_cut": Method(
+        "ranks, cut at the mean score",
+        _ranks_with(policy=lambda: InfoBatch(1.0, rescale="none")),
     ),
-    "robust_no_patience": Method(
-        "robust, first cut after epoch 5",
-        _robust_with(policy=lambda: MixtureCut(patience=0)),
+    "ranks_no_patience": Method(
+        "ranks, first cut after epoch 5",
+        _ranks_with(policy=lambda: MixtureCut(patience=0)),
     ),
-    "robust_no_easy": Method(
-        "robust, easy samples stay",
-        _robust_with(policy=lambda: MixtureCut(prune_easy=0.0)),
+    "ranks_no_easy": Method(
+        "ranks, easy samples stay",
+        _ranks_with(policy=lambda: MixtureCut(prune_easy=0.0)),
     ),
-    "robust_no_weights": Method(
-        "robust, easy samples that stay count once",
-        _robust_with(policy=lambda: MixtureCut(rescale="none")),
+    "ranks_no_weights": Method(
+        "ranks, easy samples that stay count once",
+        _ranks_with(policy=lambda: MixtureCut(rescale="none")),
     ),
-    "robust_wrong_10": Method(
-        "robust, max_wrong 0.1",
-        _robust_with(policy=lambda: MixtureCut(max_wrong=0.1)),
+    "ranks_wrong_10": Method(
+        "ranks, max_wrong 0.1",
+        _ranks_with(policy=lambda: MixtureCut(max_wrong=0.1)),
     ),
-    "robust_wrong_40": Method(
-        "robust, max_wrong 0.4",
-        _robust_with(policy=lambda: MixtureCut(max_wrong=0.4)),
+    "ranks_wrong_40": Method(
+        "ranks, max_wrong 0.4",
+        _ranks_with(policy=lambda: MixtureCut(max_wrong=0.4)),
     ),
-    "robust_weak_penalty": Method(
-        "robust, penalty of the map fixed at 1",
-        _robust_with(signal=lambda: CalibratedLoss(strengths=(1.0,))),
+    "ranks_weak_penalty": Method(
+        "ranks, penalty of the map fixed at 1",
+        _ranks_with(signal=lambda: CalibratedLoss(strengths=(1.0,))),
     ),
 }
-"""The preset with one part changed; run only when named."""
+"""Ranks alone with one part changed; run only when named."""
 
 COMPARISON = {
     "full": METHODS["full"],
@@ -159,8 +155,7 @@ COMPARISON = {
     **{name: METHODS[name] for name in ("infobatch", "seta", "alignprune", "alignprune_seta")},
     **comparison.PARTS_OF_ALIGNPRUNE,
     **comparison.LOSSES,
-    "posterior_cut": Method("PosteriorCut", _posterior_cut),
-    **{name: METHODS[name] for name in ("robust", "robust_pseudo", "oracle")},
+    **{name: METHODS[name] for name in ("ranks", "robust", "robust_pseudo", "oracle")},
 }
 """What one run with shares to prune compares; its order is that of the tables."""
 

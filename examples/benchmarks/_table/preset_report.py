@@ -12,26 +12,29 @@ LEFT_OUT = ("gated_mean",)
 """Rows that one noise alone has."""
 
 
-def preset_table(columns: list[Column]) -> str:
+def preset_table(columns: list[Column], preset: str = "robust") -> str:
     """Put the columns side by side: accuracy of the last epoch, then what the preset did.
 
-    Its part of the oracle's gain is taken over the seeds that it, full training and the oracle
-    have in common.
+    ``preset`` is its row. Its part of the oracle's gain is taken over the seeds that it, full
+    training and the oracle have in common.
     """
     rows: list[Row] = []
     for method, row in METHODS.items():
         name = row.name
         if method not in LEFT_OUT:
-            rows.append(_accuracies(f"**{name}**" if method == "robust" else name, columns, method))
+            rows.append(_accuracies(f"**{name}**" if method == preset else name, columns, method))
         if method == "full":
             rows.append(_accuracies(STOPPED, columns, method, "accuracy_best_reference"))
             rows.append(_accuracies(CALIBRATED, columns, method, "accuracy_calibrated"))
     rows += [
-        ("*passes of the preset*", *(_mean(column, "passes", 2) for column in columns)),
-        ("*its part of the oracle's gain over full*", *(_part_of_gain(c) for c in columns)),
-        ("*AUROC of its score*", *(_mean(column, "auroc", 2) for column in columns)),
-        ("*wrong among kept*", *(_percent(column, "wrong_among_kept") for column in columns)),
-        ("*right labels kept*", *(_percent(column, "right_kept") for column in columns)),
+        ("*passes of the preset*", *(_mean(column, preset, "passes", 2) for column in columns)),
+        ("*its part of the oracle's gain over full*", *(_part_of_gain(c, preset) for c in columns)),
+        ("*AUROC of its score*", *(_mean(column, preset, "auroc", 2) for column in columns)),
+        (
+            "*wrong among kept*",
+            *(_percent(column, preset, "wrong_among_kept") for column in columns),
+        ),
+        ("*right labels kept*", *(_percent(column, preset, "right_kept") for column in columns)),
     ]
     header = ("", *(title for title, _, _ in columns))
     return pipes([header, *(row for row in rows if set(row[1:]) != {NONE})])
@@ -45,30 +48,30 @@ def _accuracies(name: str, columns: list[Column], method: str, key: str = "accur
     return (name, *cells)
 
 
-def _values(column: Column, key: str) -> list[float]:
+def _values(column: Column, preset: str, key: str) -> list[float]:
     _, results, noise = column
-    runs = runs_of(results, noise, "robust")
+    runs = runs_of(results, noise, preset)
     return [run[key] for run in runs if run[key] is not None]
 
 
-def _mean(column: Column, key: str, digits: int) -> str:
-    values = _values(column, key)
+def _mean(column: Column, preset: str, key: str, digits: int) -> str:
+    values = _values(column, preset, key)
     return f"{fmean(values):.{digits}f}" if values else NONE
 
 
-def _percent(column: Column, key: str) -> str:
-    values = _values(column, key)
+def _percent(column: Column, preset: str, key: str) -> str:
+    values = _values(column, preset, key)
     return f"{100 * fmean(values):.0f} %" if values else NONE
 
 
-def _part_of_gain(column: Column) -> str:
+def _part_of_gain(column: Column, preset: str) -> str:
     _, results, noise = column
     by_seed = [
         {run["config"]["seed"]: run["accuracy_last"] for run in runs_of(results, noise, method)}
-        for method in ("full", "robust", "oracle")
+        for method in ("full", preset, "oracle")
     ]
     seeds = set.intersection(*(set(runs) for runs in by_seed))
     if not seeds:
         return NONE
-    full, robust, oracle = (fmean(runs[seed] for seed in seeds) for runs in by_seed)
-    return f"{100 * (robust - full) / (oracle - full):.0f} %"
+    full, ours, oracle = (fmean(runs[seed] for seed in seeds) for runs in by_seed)
+    return f"{100 * (ours - full) / (oracle - full):.0f} %"
