@@ -22,7 +22,7 @@ from _table.report import markdown, pipes
 from _table.tasks import CIFAR10N, CIFAR10N_AUGMENTED, NEWS, Task
 
 DOCS = Path(__file__).parents[2] / "docs"
-PAGES = ("../README.md", "audit.md", "results_news.md", "results_cifar10n.md", "robust.md")
+PAGES = ("../README.md", "audit.md", "results_news.md", "results_cifar10n.md", "robust.md", "ranks.md")
 sys.path.append(str(Path(__file__).parents[1]))
 NOISES = (
     "clean",
@@ -45,8 +45,14 @@ def _all(task: Task, name: str) -> str:
     return markdown(task, kept)
 
 
-def _news(name: str) -> str:
+def _ranks(name: str) -> str:
     results = read(name)
+    return preset_table([(noise, results, noise) for noise in NOISES], "ranks")
+
+
+def _preset() -> str:
+    """The preset's own runs beside those of the page on ranks."""
+    results = [*read("robust_news"), *read("news_lr_0.01")]
     return preset_table([(noise, results, noise) for noise in NOISES])
 
 
@@ -58,7 +64,7 @@ def _images() -> str:
         ("random1", plain, "random1"),
         ("aggre", plain, "aggre"),
     ]
-    return preset_table(columns)
+    return preset_table(columns, "ranks")
 
 
 def _digits() -> str:
@@ -85,10 +91,11 @@ TABLES: dict[str, Callable[[], str]] = {
     "news_fast": lambda: _all(NEWS, "news_lr_0.01"),
     "images": lambda: _all(CIFAR10N, "cifar10n"),
     "images_augmented": lambda: _all(CIFAR10N_AUGMENTED, "cifar10n_augmented"),
-    "preset": lambda: _news("news_lr_0.01"),
-    "preset_200": lambda: _news("news_reference_200"),
-    "preset_20": lambda: _news("news_reference_20"),
-    "preset_images": _images,
+    "preset": _preset,
+    "ranks": lambda: _ranks("news_lr_0.01"),
+    "ranks_200": lambda: _ranks("news_reference_200"),
+    "ranks_20": lambda: _ranks("news_reference_20"),
+    "ranks_images": _images,
 }
 
 

@@ -156,20 +156,14 @@ class Wide(Digits):
 
 
 def cut_kept_and_accuracy(seed, task, kind):
-    """Train with the posterior's cut; return shares: wrong labels out, right ones in, accuracy."""
+    """Train with the robust preset; return shares: wrong labels out, right ones in, accuracy."""
     generator = torch.Generator().manual_seed(seed)
     x, y = digits() if task == "digits" else separable(generator)
     order = torch.randperm(len(y), generator=generator)
     x, y, classes = x[order], y[order], int(y.max()) + 1
     labels, is_wrong = mislabelled(y[:1000], classes, kind, generator)
     pl.seed_everything(seed, verbose=False)
-    callback = DynamicPruningCallback(
-        "LabelPosterior",
-        "PosteriorCut",
-        "LabelOdds",
-        PruningSchedule(2, finish="selected"),
-        TensorDataset(x[1000:1300], y[1000:1300]),
-    )
+    callback = DynamicPruningCallback.robust(TensorDataset(x[1000:1300], y[1000:1300]))
     module, trainer = Wide(x.shape[1], classes), make_trainer(callback, max_epochs=20)
     trainer.fit(module, DataLoader(TensorDataset(x[:1000], labels), 64, shuffle=True))
     kept, is_right = kept_of(callback, 1000), module.net(x[1300:]).argmax(1) == y[1300:]
