@@ -22,7 +22,8 @@ from _table.report import markdown, pipes
 from _table.tasks import CIFAR10N, CIFAR10N_AUGMENTED, NEWS, Task
 
 DOCS = Path(__file__).parents[2] / "docs"
-PAGES = ("../README.md", "audit.md", "results_news.md", "results_cifar10n.md", "robust.md", "ranks.md")
+RESULTS = ("results_news.md", "results_cifar10n.md", "robust.md", "ranks.md")
+PAGES = ("../README.md", "audit.md", *RESULTS)
 sys.path.append(str(Path(__file__).parents[1]))
 NOISES = (
     "clean",
