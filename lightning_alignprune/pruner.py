@@ -257,7 +257,9 @@ class Pruner:
         )
         if self.samples is not None:
             chosen = self.decision.selection
-            self.samples.follow(epoch, None if chosen is None else chosen.kept)
+            # An easy sample that sits out an epoch is not cut.
+            kept = chosen and chosen.kept | ~self.policy.to_look_at(chosen.kept)
+            self.samples.follow(epoch, kept)
         return self.decision
 
     def _computed_scores(self) -> Tensor:

@@ -128,7 +128,11 @@ class Policy(ABC):
         """
 
     def to_look_at(self, kept: Tensor) -> Tensor:
-        """Say which samples a look is for, shape (N,), bool; ``kept`` is the newest selection's."""
+        """Say which samples are left out for what they are, shape (N,), bool.
+
+        They are looked at, and the audit calls them cut; who only sits out an epoch is not among
+        them. ``kept`` is the newest selection's.
+        """
         return ~kept
 
     def metrics(self) -> dict[str, float]:

@@ -111,6 +111,15 @@ def test_clean_labels_are_left_alone():
     assert successes(is_unharmed) >= enough(0.99)
 
 
+def test_who_sits_out_an_epoch_is_not_called_cut():
+    schedule = PruningSchedule(2, stop_fraction=1.0, finish="selected")
+    outcome = train_digits(0, 0.4, epochs=10, schedule=schedule)
+    pruner = outcome.callback._pruner
+    is_called_cut = pruner.samples.cut_since >= 0
+    assert is_called_cut.equal(pruner.policy.to_look_at(outcome.kept))
+    assert is_called_cut.sum() < (~outcome.kept).sum()
+
+
 def test_nothing_changes_before_the_first_selection_and_nothing_is_passed_twice():
     passes = {True: 0, False: 0}
 
