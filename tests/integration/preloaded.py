@@ -12,7 +12,7 @@ import sklearn.metrics  # noqa: E402
 import torch  # noqa: E402
 
 import lightning_alignprune  # noqa: E402
-import tests.conftest  # noqa: E402
+import tests.tiny  # noqa: E402
 
 gc.freeze()  # and of what a fork would copy to search it
 gc.enable()
