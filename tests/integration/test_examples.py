@@ -146,7 +146,8 @@ def test_two_processes_under_torchrun_keep_the_same_samples(tmp_path, run_both):
 
 def test_images_in_folders_from_the_command_line(run, capsys):
     assert "1797 images" in run("images_cli/make_images.py")[0]
-    small = "--data.split.train_size 200 --trainer.max_epochs 7 --trainer.accelerator cpu"
+    small = "--data.split.train_size 200 --trainer.max_epochs 7 --trainer.accelerator cpu "
+    small += "--data.split.reference_size 60 --data.split.val_size 20"
     quiet = "--trainer.enable_progress_bar false --trainer.enable_model_summary false"
     config = str(EXAMPLES / "images_cli" / "run.yaml")
     main(["fit", "--config", config, *small.split(), *quiet.split()])
