@@ -19,7 +19,8 @@ _bring = result._ResultMetric.to
 
 
 def _bring_unless_there(self: Any, *args: Any) -> Any:
-    return self if args == (getattr(self.value, "device", None),) else _bring(self, *args)
+    value = getattr(self, "value", None)  # a metric of torchmetrics is there from its first update
+    return self if args == (getattr(value, "device", None),) else _bring(self, *args)
 
 
 result._ResultMetric.to = _bring_unless_there

@@ -481,7 +481,8 @@ def test_a_misspelt_network_names_the_closest(capsys: pytest.CaptureFixture[str]
 
 
 def test_data_that_are_not_there_are_one_line(capsys: pytest.CaptureFixture[str]) -> None:
-    args = [*CIFAR.split(), *QUIET, "--model.network=small_cnn", "--data.data_dir=nowhere"]
+    args = [*CIFAR.split(), *QUIET, "--trainer.max_epochs=1", "--data.data_dir=nowhere"]
+    args += ["--model.network=small_cnn"]
     last = errors_of(args, capsys)[-1]
     assert "expected the folder cifar-10-batches-py" in last
 
