@@ -16,8 +16,13 @@ from typing import Any
 
 from torch.distributed import TCPStore
 
-_CONTEXT = multiprocessing.get_context("forkserver")
-_CONTEXT.set_forkserver_preload(["tests.integration.preloaded"])
+from_server = multiprocessing.get_context("forkserver")
+from_server.set_forkserver_preload(["tests.integration.preloaded"])
+
+
+def spawn_from_server() -> None:
+    """Let what this process spawns come from the server: as empty-handed, but without imports."""
+    multiprocessing.context._concrete_contexts["spawn"] = from_server
 
 
 def run_forked(work: Callable[[], None], log_path: Path, timeout: float = 150) -> None:
@@ -34,7 +39,7 @@ def run_forked(work: Callable[[], None], log_path: Path, timeout: float = 150) -
 
 def start_forked(work: Callable[[], None], log_path: Path) -> Any:
     """Start picklable ``work`` in a process that leads a group; return the process."""
-    process = _CONTEXT.Process(target=_enter, args=(work, log_path))
+    process = from_server.Process(target=_enter, args=(work, log_path))
     process.start()
     return process
 

@@ -40,6 +40,15 @@ def said(caplog):
     ]
 
 
+class BegunError(Exception):
+    """Training began, by when the plan has been said."""
+
+
+class Stops(TinyModule):
+    def on_train_epoch_start(self):
+        raise BegunError
+
+
 def fit(callback, module=None, data=None, max_epochs=EPOCHS, **trainer):
     made = make_trainer(callback, max_epochs=max_epochs, **trainer)
     made.fit(module or TinyModule(), data or Data())
@@ -94,7 +103,8 @@ def test_a_run_says_its_plan_its_first_cut_and_what_it_saved(said):
     ],
 )
 def test_the_plan_names_method_reference_and_finish(callback, expected, said):
-    fit(callback())
+    with pytest.raises(BegunError):
+        fit(callback(), Stops())
     assert expected in said()[0]
 
 

@@ -482,6 +482,7 @@ def test_a_misspelt_network_names_the_closest(capsys: pytest.CaptureFixture[str]
 
 def test_data_that_are_not_there_are_one_line(capsys: pytest.CaptureFixture[str]) -> None:
     args = [*CIFAR.split(), *QUIET, "--trainer.max_epochs=1", "--data.data_dir=nowhere"]
+    args += ["--model.network=small_cnn"]
     last = errors_of(args, capsys)[-1]
     assert "expected the folder cifar-10-batches-py" in last
 
@@ -492,7 +493,7 @@ def test_what_is_no_refusal_keeps_its_traceback(monkeypatch: pytest.MonkeyPatch)
 
     monkeypatch.setattr(console.NoisyLabelDataModule, "setup", broken)
     with pytest.raises(ValueError, match="a fault of the program"):
-        main([*CIFAR.split(), *QUIET, "--trainer.fast_dev_run=true"])
+        main([*CIFAR.split(), *QUIET, "--model.network=small_cnn", "--trainer.fast_dev_run=true"])
 
 
 @pytest.mark.parametrize(

@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 
 from lightning_alignprune.coreset import CORESETS
+from tests.integration.forked import from_server
 
 BENCHMARKS = Path(__file__).parents[2] / "examples" / "benchmarks"
 
@@ -14,6 +15,7 @@ def test_every_method_is_measured(monkeypatch, tmp_path):
     monkeypatch.syspath_prepend(str(BENCHMARKS))
     script, out = importlib.import_module("coreset_scores"), tmp_path / "scores.json"
     few = ["--samples", "600", "--classes", "5", "--size", "8", "--methods", "DUAL", "Prune4ReL"]
+    monkeypatch.setattr(script, "get_context", lambda _: from_server)
     monkeypatch.setattr(sys, "argv", ["coreset_scores.py", *few, "--out", str(out)])
     script.main()
     written = json.loads(out.read_text())

@@ -8,6 +8,7 @@ import runpy
 import subprocess
 import sys
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ import lightning.pytorch as pl
 import pytest
 
 from lightning_alignprune.cli import main
+from tests.integration.forked import run_forked, run_ranks
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 QUIET: dict[str, Any] = {"enable_progress_bar": False, "enable_model_summary": False}
@@ -108,12 +110,19 @@ def test_a_plain_loop_and_fabric_find_the_same(run):
     assert names["run"].record.passes_saved > 0
 
 
-def test_two_processes_under_torchrun_keep_the_same_samples(tmp_path):
+def run_as_torchrun_does(folder):
+    """Two ranks that are told of each other as torchrun tells them, without two more imports."""
+    work = partial(runpy.run_path, str(EXAMPLES / "ddp_torchrun.py"), run_name="__main__")
+    run_forked(partial(run_ranks, work, 2), folder / "log.txt")
+    return (folder / "log.txt").read_text()
+
+
+def run_by_torchrun(folder):
     torchrun = "-m torch.distributed.run --standalone --nproc_per_node=2"
     path = [str(EXAMPLES.parent), os.environ.get("PYTHONPATH", "")]
     made = subprocess.run(
         [sys.executable, *torchrun.split(), str(EXAMPLES / "ddp_torchrun.py")],
-        cwd=tmp_path,
+        cwd=folder,
         env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(path)},
         capture_output=True,
         text=True,
@@ -121,8 +130,15 @@ def test_two_processes_under_torchrun_keep_the_same_samples(tmp_path):
         check=False,
     )
     assert made.returncode == 0, made.stderr[-2000:]
+    return made.stdout
+
+
+@pytest.mark.parametrize(
+    "run_both", [run_as_torchrun_does, pytest.param(run_by_torchrun, marks=pytest.mark.slow)]
+)
+def test_two_processes_under_torchrun_keep_the_same_samples(tmp_path, run_both):
     # Both write to one screen, perhaps in one line.
-    said = dict(re.findall(r"(rank \d): (\d+ samples kept, checksum \d+)", made.stdout))
+    said = dict(re.findall(r"(rank \d): (\d+ samples kept, checksum \d+)", run_both(tmp_path)))
     assert set(said) == {"rank 0", "rank 1"}
     assert said["rank 0"] == said["rank 1"]
     assert int(said["rank 0"].split()[0]) < 1647
@@ -130,7 +146,8 @@ def test_two_processes_under_torchrun_keep_the_same_samples(tmp_path):
 
 def test_images_in_folders_from_the_command_line(run, capsys):
     assert "1797 images" in run("images_cli/make_images.py")[0]
-    small = "--data.split.train_size 200 --trainer.max_epochs 7 --trainer.accelerator cpu"
+    small = "--data.split.train_size 200 --trainer.max_epochs 7 --trainer.accelerator cpu "
+    small += "--data.split.reference_size 60 --data.split.val_size 20"
     quiet = "--trainer.enable_progress_bar false --trainer.enable_model_summary false"
     config = str(EXAMPLES / "images_cli" / "run.yaml")
     main(["fit", "--config", config, *small.split(), *quiet.split()])

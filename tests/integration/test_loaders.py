@@ -34,7 +34,7 @@ def check_pruned(callback, log, trainer):
 
 
 @pytest.mark.parametrize("where", ["argument", "datamodule", "module"])
-@pytest.mark.parametrize("num_workers", [0, 2])
+@pytest.mark.parametrize("num_workers", [0, 1])
 def test_where_the_loader_comes_from(where, num_workers):
     def loader(self=None):
         return DataLoader(make_data(), 8, shuffle=True, num_workers=num_workers)
@@ -52,7 +52,7 @@ def test_where_the_loader_comes_from(where, num_workers):
 
 
 @pytest.mark.parametrize("every", [1, 2])
-@pytest.mark.parametrize("num_workers", [0, 2])
+@pytest.mark.parametrize("num_workers", [0, 1])
 def test_reload_dataloaders_every_n_epochs(every, num_workers, val_loader):
     class Data(pl.LightningDataModule):
         calls = 0

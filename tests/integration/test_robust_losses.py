@@ -79,7 +79,7 @@ def test_it_trains_with_any_method(digits, name, method):
     )
     callback = METHODS[method](reference)
     before = weights_of(module)
-    make_trainer(callback, max_epochs=8).fit(module, DataLoader(train, 32, shuffle=True))
+    make_trainer(callback, max_epochs=6).fit(module, DataLoader(train, 32, shuffle=True))
     after = weights_of(module)
     assert all(value.isfinite().all() for value in after.values())
     assert not any(torch.equal(value, before[key]) for key, value in after.items())

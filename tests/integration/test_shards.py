@@ -1,4 +1,4 @@
-"""Shares over real process groups: decisions and states are those of one process."""
+"""Shares of several ranks: decisions and states are those of one process."""
 
 import copy
 from functools import partial
@@ -29,6 +29,7 @@ from lightning_alignprune import (
 from lightning_alignprune.policies import POLICIES
 from lightning_alignprune.pruner import Pruner
 from lightning_alignprune.state.shard import Shard
+from tests.in_two_shards import in_lockstep
 from tests.integration.forked import run_forked, run_ranks
 
 N, EPOCHS = 203, 11
@@ -100,9 +101,8 @@ def check_state(state, expected):
         assert same(state[name], value), name
 
 
-def compare(score, policy, dtype):
-    dist_shard = Shard(N, dist.get_world_size(), dist.get_rank(), all_reduce)
-    whole, mine = make(score, policy, None, dtype), make(score, policy, dist_shard, dtype)
+def compare(shard, score, policy, dtype):
+    whole, mine = make(score, policy, None, dtype), make(score, policy, shard, dtype)
     num_pruned = 0
     for epoch in range(EPOCHS - 1):
         run_epoch(whole, epoch)
@@ -120,29 +120,37 @@ def compare(score, policy, dtype):
             assert float(metrics[name]) == pytest.approx(float(value)), name
         if epoch % 3 == 0:  # it holds what the epochs before have left behind
             state = mine.state_dict()
-            if dist_shard.rank == 0:
+            if shard.rank == 0:
                 check_state(state, whole.state_dict())
         if epoch == 4:  # a resume from what one process saved, with the shards cut out of it
-            mine = make(score, policy, dist_shard, dtype)
+            mine = make(score, policy, shard, dtype)
             mine.load_state_dict(whole.state_dict())
             assert mine.trajectories.rows[0].untyped_storage().nbytes() < 4 * N
     assert num_pruned > 1, type(policy)
 
 
-def compare_all():
+def compare_all(shard):
+    for score, policy in CASES:
+        compare(shard, score, policy, "float32")
+    compare(shard, *CASES[0], "bfloat16")
+
+
+def compare_over_processes():
     torch.set_num_threads(1)
     dist.init_process_group("gloo")
-    for score, policy in CASES:
-        compare(score, policy, "float32")
-    compare(*CASES[0], "bfloat16")
+    compare_all(Shard(N, dist.get_world_size(), dist.get_rank(), all_reduce))
 
 
-@pytest.mark.parametrize("ranks", [2, 4])
-def test_decisions_and_states_are_those_of_one_process(tmp_path, ranks):
+def test_decisions_and_states_are_those_of_one_process(tmp_path):
     able = {name for name, made in POLICIES.items() if made.works_on_shares}
     # PosteriorCut reads what LabelOdds alone records: test_label_posterior.py
     assert {type(policy).__name__ for _, policy in CASES} == able - {"PosteriorCut"}
-    run_forked(partial(run_ranks, compare_all, ranks), tmp_path / "log")
+    run_forked(partial(run_ranks, compare_over_processes, 2), tmp_path / "log")
+
+
+def test_decisions_and_states_of_four_shards_are_those_of_the_whole():
+    # In lockstep instead of over a process group, whose thousands of sums take twenty seconds.
+    in_lockstep(lambda rank, reduce: compare_all(Shard(N, 4, rank, reduce)), 4)
 
 
 def gather_everything():

@@ -21,13 +21,15 @@ from torch.utils.data import DataLoader
 
 from lightning_alignprune.fit.preflight import check_trainer
 from tests.conftest import TinyModule, make_data, make_trainer
-from tests.integration.forked import run_forked, run_ranks
+from tests.integration.forked import run_forked, run_ranks, spawn_from_server
 from tests.integration.ranked_fits import EPOCHS, SaveAt, fit, fit_rank, make_callback, same
 from tests.integration.test_ddp import check_ranks
 
 
-def fit_launched(folder, strategy, partition):
+def fit_launched(folder, strategy, partition, from_server):
     """Fit as a script does, where Lightning starts the processes; then look at this process."""
+    if from_server:
+        spawn_from_server()
     torch.set_num_threads(1)
     pl.seed_everything(5, verbose=False)
     callback = make_callback(partition=partition)
@@ -40,10 +42,15 @@ def fit_launched(folder, strategy, partition):
 
 
 @pytest.mark.parametrize(
-    ("strategy", "partition"), [("ddp_spawn", "replicated"), ("ddp_fork", "fixed")]
+    ("strategy", "partition", "from_server"),
+    [
+        ("ddp_spawn", "replicated", True),
+        pytest.param("ddp_spawn", "replicated", False, marks=pytest.mark.slow),
+        ("ddp_fork", "fixed", False),
+    ],
 )
-def test_processes_that_lightning_starts(tmp_path, strategy, partition):
-    work = partial(fit_launched, tmp_path, strategy, partition)
+def test_processes_that_lightning_starts(tmp_path, strategy, partition, from_server):
+    work = partial(fit_launched, tmp_path, strategy, partition, from_server)
     run_forked(work, tmp_path / "log.txt")
     state = torch.load(tmp_path / "last.ckpt", weights_only=True)["callbacks"]
     rows = state["DynamicPruningCallback"]["trajectories"]["rows"]

@@ -178,12 +178,12 @@ def test_half_precision_halves_the_state(train_loader, reference, tmp_path):
     sizes = []
     for dtype in ("float32", "float16"):
         callback = DynamicPruningCallback(reference=reference, dtype=dtype)
-        trainer = make_trainer(callback, max_epochs=20)
+        trainer = make_trainer(callback, max_epochs=8)
         trainer.fit(TinyModule(), train_loader(4000, batch_size=500))
         state = callback.state_dict()
         size = sum(row.numel() * row.element_size() for row in state["trajectories"]["rows"])
         sizes.append(size)
         trainer.save_checkpoint(tmp_path / f"{dtype}.ckpt")
-    assert sizes[0] == 2 * sizes[1] == 4 * 20 * 4000
+    assert sizes[0] == 2 * sizes[1] == 4 * 8 * 4000
     files = [(tmp_path / f"{dtype}.ckpt").stat().st_size for dtype in ("float32", "float16")]
     assert files[0] - files[1] > 0.9 * sizes[1]

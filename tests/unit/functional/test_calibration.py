@@ -8,7 +8,7 @@ from scipy.optimize import minimize
 from torch.testing import assert_close
 
 from lightning_alignprune.functional import calibrate, held_out_logits, identity_calibrator
-from tests.seeds import enough
+from tests.seeds import SEEDS, enough
 
 NAN = float("nan")
 
@@ -132,7 +132,7 @@ def test_held_out_losses_say_what_unseen_samples_will_lose():
 def test_a_small_reference_does_no_harm_to_calibrated_logits(per_class, C):
     # Nothing can be gained here, so that any change is a loss.
     harms = []
-    for seed in range(20):
+    for seed in SEEDS:
         logits, labels = draw(5000, C, seed)
         members = [(labels == c).nonzero().flatten()[:per_class] for c in range(C)]
         few = torch.cat(members)
