@@ -40,7 +40,10 @@ class LabelOdds(AveragedSignal):
     calibrated on the reference, is weighed with it: P(right) = Q[j, j] p(j) / pi(j) over the sum of
     Q[k, j] p(k) / pi(k). The score :class:`~lightning_alignprune.LabelPosterior` reads the average.
 
-    No losses are compared, so nothing depends on training samples being seen before or after an
+    Beside the odds, the ranks of the calibrated losses among the reference's are averaged,
+    :attr:`loss_ranks`: ``PosteriorCut`` reads them where the odds say too little.
+
+    The odds compare no losses, so nothing depends on training samples being seen before or after an
     update. Samples are memorised with time and the share of wrong labels is then underestimated: of
     all epochs' estimates the one is used that stands out most, share less two standard errors.
     Nothing is recorded, and nothing is cut, before one stands out at all; on clean labels that is
@@ -67,7 +70,7 @@ class LabelOdds(AveragedSignal):
     Note:
         Logged as ``pruning/noise_share`` and ``pruning/newest_noise_share``. Per step one softmax,
         O(B C) and one sum by class, no host wait. Per epoch end a fit of the map and O(C^3): see
-        :func:`~lightning_alignprune.functional.estimate_transition`. Two numbers a sample and
+        :func:`~lightning_alignprune.functional.estimate_transition`. Four numbers a sample and
         two matrices of C by C. Source: ours, from label shift by confusion matrices (Lipton et al.,
         2018).
     """
