@@ -200,8 +200,9 @@ def test_the_robust_preset_under_a_sorting_collate():
     )
     loader = DataLoader(Indexed(), BATCH_SIZE, shuffle=True, collate_fn=sort_items)
     _, oracle = run(loader, callback, Module(lr=0.2), max_epochs=5)
-    torch.testing.assert_close(callback.trajectories.rows[0], oracle.row(0))
-    for epoch, row in enumerate(callback.trajectories.rows):
+    noted = callback._pruner.samples.losses  # in half precision
+    torch.testing.assert_close(noted[0].float(), oracle.row(0), rtol=1e-3, atol=1e-3)
+    for epoch, row in enumerate(noted):
         trained = {i for batch in oracle.batches[epoch] for i in batch}
         assert set((~row.isnan()).nonzero().flatten().tolist()) == trained
 
