@@ -92,13 +92,7 @@ POLICIES: dict[str, Callable[[], DynamicPruningCallback]] = {
         PruningSchedule(5, finish="selected"),
         keep_history=True,
     ),
-    "posterior_cut": lambda: DynamicPruningCallback(
-        "LabelPosterior",
-        "PosteriorCut",
-        signal="LabelOdds",
-        schedule=PruningSchedule(2, finish="selected"),
-        keep_history=True,
-    ),
+    "posterior_cut": lambda: DynamicPruningCallback.robust(keep_history=True),
 }
 
 
