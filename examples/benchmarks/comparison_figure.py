@@ -31,7 +31,16 @@ STYLES = {
     "ours": ("tab:red", "X"),
     "who knows": ("tab:green", "*"),
 }
-ALWAYS_NAMED = ("full", "equal_length", "ema", "infobatch", "alignprune", "robust", "oracle")
+NAMED = ("full", "equal_length", "infobatch", "alignprune", "robust", "oracle")
+BEST_IS_NAMED = ("coresets", "other losses", "ours")
+SHORT = {
+    "equal_length": "half as long",
+    "alignprune": "AlignPrune",
+    "ranks": "ranks alone",
+    "robust": "robust preset",
+    "robust_pseudo": "robust, no reference",
+    "oracle": "noise oracle",
+}
 Point = tuple[float, float, str]
 """Passes, accuracy, method."""
 
@@ -52,7 +61,7 @@ def points(
 def name_points(axis: Any, named: list[Point], colours: dict[str, str]) -> None:
     """Write the names beside the panel, as high as their points as far as there is room."""
     low, high = axis.get_ylim()
-    gap = (high - low) / 19
+    gap = (high - low) / 17
     heights = [accuracy for _, accuracy, _ in sorted(named, key=lambda point: point[1])]
     for i in range(1, len(heights)):
         heights[i] = max(heights[i], heights[i - 1] + gap)
@@ -62,14 +71,21 @@ def name_points(axis: Any, named: list[Point], colours: dict[str, str]) -> None:
         heights[i] = min(heights[i], heights[i + 1] - gap)
     for (x, y, method), height in zip(sorted(named, key=lambda p: p[1]), heights, strict=True):
         axis.annotate(
-            COMPARISON[method].name.split(", paper")[0],
+            SHORT.get(method, COMPARISON[method].name),
             (x, y),
             (1.08, height),
             color=colours[method],
-            fontsize=7.5,
+            fontsize=8,
             va="center",
             annotation_clip=False,
-            arrowprops={"arrowstyle": "-", "color": colours[method], "lw": 0.4, "alpha": 0.6},
+            arrowprops={
+                "arrowstyle": "-",
+                "shrinkA": 0,
+                "relpos": (0, 0.5),
+                "color": colours[method],
+                "lw": 0.4,
+                "alpha": 0.6,
+            },
         )
 
 
@@ -82,11 +98,12 @@ def draw_panel(axis: Any, results: list[Result], noise: str, pruned: float) -> N
         if not found:
             continue
         axis.plot(*zip(*[p[:2] for p in found], strict=True), marker, color=colour, ms=5, alpha=0.8)
-        best = max(found, key=lambda point: point[1])
-        named += [point for point in found if point is best or point[2] in ALWAYS_NAMED]
+        best = max(found, key=lambda point: point[1]) if group in BEST_IS_NAMED else None
+        named += [point for point in found if point is best or point[2] in NAMED]
         colours.update(dict.fromkeys(methods, colour))
     stopped = [run["accuracy_best_reference"] for run in runs_of(results, noise, "full")]
     axis.axhline(fmean(stopped), color="0.35", lw=0.8, ls="--", zorder=0)
+    axis.margins(y=0.08)
     axis.set(title=noise, xlim=(0.2, 1.05))
     axis.title.set_fontsize(10)
     axis.grid(color="0.94")
@@ -114,7 +131,7 @@ def main() -> None:
     figure.legend(handles=handles, loc="lower center", ncols=5, frameon=False, fontsize=8.5)
     figure.supxlabel("sample passes, full training = 1", fontsize=10, y=0.075)
     figure.supylabel("test accuracy, last epoch (%)", fontsize=10)
-    figure.subplots_adjust(0.07, 0.14, 0.83, 0.95, wspace=0.62, hspace=0.15)
+    figure.subplots_adjust(0.07, 0.14, 0.86, 0.95, wspace=0.45, hspace=0.15)
     figure.savefig(args.out, dpi=120)
     print(args.out)
 

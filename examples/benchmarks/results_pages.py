@@ -15,14 +15,14 @@ from pathlib import Path
 from typing import Any
 
 import audit_digits
-from _table import cleanlab_report
+from _table import cleanlab_report, comparison_report
 from _table.methods import ABLATIONS
 from _table.preset_report import Column, preset_table
 from _table.report import markdown, pipes
 from _table.tasks import CIFAR10N, CIFAR10N_AUGMENTED, NEWS, Task
 
 DOCS = Path(__file__).parents[2] / "docs"
-RESULTS = ("results_news.md", "results_cifar10n.md", "robust.md", "ranks.md")
+RESULTS = ("comparison.md", "results_news.md", "results_cifar10n.md", "robust.md", "ranks.md")
 PAGES = ("../README.md", "audit.md", *RESULTS)
 sys.path.append(str(Path(__file__).parents[1]))
 NOISES = (
@@ -84,10 +84,24 @@ def _audit_digits() -> str:
     return audit_digits.table(found["runs"])
 
 
+def _compared(table: Callable[..., str], *arguments: Any) -> Callable[[], str]:
+    """Make a table of the comparison, half of the passes pruned."""
+    return lambda: table(read("comparison_news"), 0.5, *arguments)
+
+
+def _parts_in_full() -> str:
+    return comparison_report.parts_table(read("comparison_news_full_length"), None)
+
+
 TABLES: dict[str, Callable[[], str]] = {
     "digits": _digits,
     "audit_digits": _audit_digits,
     "against_cleanlab": _against_cleanlab,
+    "compared": _compared(comparison_report.comparison_table, "accuracy_last"),
+    "compared_stopped": _compared(comparison_report.comparison_table, "accuracy_best_reference"),
+    "compared_ranks": _compared(comparison_report.ranks_table),
+    "parts_of_alignprune": _compared(comparison_report.parts_table),
+    "parts_in_full": _parts_in_full,
     "news": lambda: _all(NEWS, "news"),
     "news_fast": lambda: _all(NEWS, "news_lr_0.01"),
     "images": lambda: _all(CIFAR10N, "cifar10n"),

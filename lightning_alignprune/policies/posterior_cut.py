@@ -1,6 +1,6 @@
 """`PosteriorCut`: leave out what is probably mislabelled, carefully first."""
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -22,6 +22,15 @@ _LOWEST = 0.05  # the threshold does not fall below
 _RISE = 1.005  # of a reference loss that is no mere trembling
 # A change of the cut by fewer of all samples is no leap.
 _LEAP = 0.05
+# Epochs without a better reference loss after which a network learns by heart.
+_MEMORISES = 5
+
+
+class _RankCut(NamedTuple):
+    """How bad each sample's rank is, shape (N,), and which are cut, shape (N,), bool."""
+
+    badness: Tensor
+    cut: Tensor
 
 
 class PosteriorCut(Policy):
@@ -40,7 +49,9 @@ class PosteriorCut(Policy):
     right and a threshold would leave most wrong ones in. If at the first cut more than 45 % of all
     that the probabilities call wrong lies below 0.9, the ranks of the samples' calibrated losses
     among the reference's are cut as well, where the share of wrong labels reaches ``max_wrong``:
-    see :func:`~lightning_alignprune.functional.reference_cut`. The threshold is 0.5 then.
+    see :func:`~lightning_alignprune.functional.reference_cut`. The threshold is 0.5 then. Ranks are
+    cut also where the reference is too small for an estimate: once its loss has not improved for
+    five epochs, if the samples' losses stand out from it.
 
     Among what is not cut some of the easy samples (ranks below the mean) are left out at random as
     in InfoBatch, and those that stay count for them.
@@ -138,9 +149,9 @@ class PosteriorCut(Policy):
         self._leap = None
         wrong = (1 - scores).nan_to_num(nan=-torch.inf)
         if self.cuts_by_rank is None:
-            if not self._may_begin(scores, context):
-                return Selection(torch.ones_like(scores, dtype=torch.bool))
-            self.cuts_by_rank = self._is_soft(wrong, context)
+            self.cuts_by_rank = self._begun(scores, wrong, context)
+        if self.cuts_by_rank is None:
+            return Selection(torch.ones_like(scores, dtype=torch.bool))
         has_tightened = not self.cuts_by_rank and self._tightened(wrong, context)
         cut = self._cut_of(wrong, context)
         self.wrong_kept = self._share_of_wrong(wrong, ~cut, context)
@@ -149,10 +160,19 @@ class PosteriorCut(Policy):
         self._cut = cut
         return self._selection(~cut, context)
 
-    def _may_begin(self, scores: Tensor, context: SelectionContext) -> bool:
+    def _begun(self, scores: Tensor, wrong: Tensor, context: SelectionContext) -> bool | None:
+        """Return whether ranks are to be cut too, or None as long as nothing is."""
         waited = context.estimates_since_peak
         is_due = bool((~scores.isnan()).any()) and (waited is None or waited >= self.patience)
-        return context.is_any(is_due)
+        if context.is_any(is_due):
+            return self._is_soft(wrong, context)
+        # Too small a reference for an estimate may still show that losses are too high.
+        is_over = (context.epochs_since_best or 0) >= _MEMORISES
+        has_ranks = context.loss_ranks is not None and context.noise_share == 0.0
+        stands_out = (
+            is_over and has_ranks and context.is_any(bool(self._by_rank(context).cut.any()))
+        )
+        return True if stands_out else None
 
     def _is_soft(self, wrong: Tensor, context: SelectionContext) -> bool:
         """Say whether the probabilities leave too much open to cut by them alone."""
@@ -162,19 +182,22 @@ class PosteriorCut(Policy):
         total, count = context.total(torch.stack([open_, open_.new_tensor(len(wrong))])).tolist()
         return bool(total > _SOFT * context.noise_share * count)
 
+    def _by_rank(self, context: SelectionContext) -> _RankCut:
+        """Cut by the ranks alone; nothing, where no losses stand out from the reference's."""
+        assert context.loss_ranks is not None, "ranks are there if they are to be cut"
+        device = context.indices.device
+        samples, reference = (ranks.to(device) for ranks in context.loss_ranks)
+        places = reference_rank(samples, reference)
+        found = reference_cut(places, len(reference), self.max_wrong, all_reduce=context.all_reduce)
+        # NaN, of what was never seen, compares as False.
+        return _RankCut(places.nan_to_num(nan=-torch.inf), places > found.threshold)
+
     def _cut_of(self, wrong: Tensor, context: SelectionContext) -> Tensor:
         """Return what is cut, shape (N,), bool."""
-        ranks = context.loss_ranks
-        if self.cuts_by_rank and ranks is not None:
+        if self.cuts_by_rank:
             self.threshold = _EVEN
-            reference = ranks.reference.to(wrong.device)
-            places = reference_rank(ranks.samples.to(wrong.device), reference)
-            found = reference_cut(
-                places, len(reference), self.max_wrong, all_reduce=context.all_reduce
-            )
-            # NaN, of what was never seen, compares as False.
-            cut = (wrong > _EVEN) | (places > found.threshold)
-            badness = torch.maximum(wrong, places.nan_to_num(nan=-torch.inf))
+            badness, cut = self._by_rank(context)
+            cut, badness = cut | (wrong > _EVEN), torch.maximum(wrong, badness)
         else:
             cut, badness = wrong > self.threshold, wrong
         return with_floors(cut, badness, context, self.min_kept, self.min_kept_per_class)
@@ -220,7 +243,7 @@ class PosteriorCut(Policy):
     def _share_of_wrong(wrong: Tensor, kept: Tensor, context: SelectionContext) -> float:
         known = wrong[kept & wrong.isfinite()].double()
         total, count = context.total(torch.stack([known.sum(), torch.ones_like(known).sum()]))
-        return float(total / count.clamp_min(1))
+        return float(total / count)  # NaN where no probability is known
 
     def _leap_to(self, cut: Tensor, context: SelectionContext) -> str | None:
         """Say so if the cut has changed by more than follows from anything new."""

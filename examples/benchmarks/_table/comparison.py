@@ -204,8 +204,17 @@ PARTS_OF_ALIGNPRUNE = {
         make=_alignprune_with(policy=lambda: InfoBatch(1.0, rescale="none"), schedule=_TO_THE_END),
         share=0.60,
     ),
+    "alignprune_whole_history_r1": Method(
+        "AlignPrune, whole history, no weights, r 1, pruned to the end",
+        make=_alignprune_with(
+            lambda: DynamicAlignment(window=None),
+            lambda: InfoBatch(1.0, rescale="none"),
+            _TO_THE_END,
+        ),
+        share=0.60,
+    ),
 }
-"""AlignPrune on InfoBatch with one of its choices changed after the other."""
+"""AlignPrune on InfoBatch with its choices changed."""
 
 LOSSES = {
     "gce": _loss("GCE", lambda samples, classes: GeneralizedCrossEntropy()),

@@ -48,8 +48,8 @@ PAPER = {
 """Tables 1 and B of the AlignPrune paper; None where the number could not be read."""
 
 
-def cell_of(method: str, pruned: float) -> Cell:
-    """Say which runs stand for a method at a share."""
+def cell_of(method: str, pruned: float | None) -> Cell:
+    """Say which runs stand for a method at a share; None is the whole length."""
     return method, pruned if ALL_METHODS[method].can_prune else None
 
 
@@ -115,12 +115,14 @@ def _agreement(ranks: dict[str, tuple[float, float]]) -> str:
     return f"{spearmanr(*zip(*ranks.values(), strict=True)).statistic:+.2f}"
 
 
-def parts_table(results: list[Result], pruned: float) -> str:
+def parts_table(results: list[Result], pruned: float | None) -> str:
     """AlignPrune with one choice changed: gain over full training of equal length, same seeds."""
-    rows: list[Row] = [("gain over full training of equal length", *NOISES, "AUROC", "wrong kept")]
+    rows: list[Row] = [("gain over full training", *NOISES, "AUROC", "wrong kept")]
     for method in ("infobatch", "alignprune", *comparison.PARTS_OF_ALIGNPRUNE, "robust", "oracle"):
         cell = cell_of(method, pruned)
         gains = [_gain(results, noise, cell, pruned) for noise in NOISES]
+        if set(gains) == {NONE}:
+            continue
         seen = runs_of(results, "symmetric 0.5", *cell)
         auroc = mean_and_sd([run["auroc"] for run in seen], 2)
         wrong = [100 * run["wrong_among_kept"] for run in seen if run["wrong_among_kept"]]
@@ -129,10 +131,10 @@ def parts_table(results: list[Result], pruned: float) -> str:
     return pipes(rows)
 
 
-def _gain(results: list[Result], noise: str, cell: Cell, pruned: float) -> str:
+def _gain(results: list[Result], noise: str, cell: Cell, pruned: float | None) -> str:
+    full = "full" if pruned is None else "equal_length"
     base = {
-        run["config"]["seed"]: run["accuracy_last"]
-        for run in runs_of(results, noise, "equal_length", pruned)
+        run["config"]["seed"]: run["accuracy_last"] for run in runs_of(results, noise, full, pruned)
     }
     gains: list[float | None] = [
         run["accuracy_last"] - base[run["config"]["seed"]]

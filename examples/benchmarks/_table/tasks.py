@@ -257,7 +257,12 @@ CIFAR10N = Task(
         precision="bf16-mixed",
         train_size=10_000,
     ),
-    noises={"worse": _human("worse"), "aggre": _human("aggre"), "random1": _human("random1")},
+    noises={
+        "worse": _human("worse"),
+        "aggre": _human("aggre"),
+        "random1": _human("random1"),
+        "clean": _clean,
+    },
     load=load_cifar10,
     # Twice as fast on a CPU.
     network=lambda: small_cnn(10).to(memory_format=torch.channels_last),

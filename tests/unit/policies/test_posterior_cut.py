@@ -134,6 +134,26 @@ def test_how_it_cuts_is_decided_once():
     assert policy.cuts_by_rank is False
 
 
+@pytest.mark.parametrize(
+    ("since_best", "share", "stands_out", "begins"),
+    [(5, 0.0, True, True), (4, 0.0, True, False), (5, 0.0, False, False), (5, 0.3, True, False)],
+    ids=["memorises", "still improves", "as the reference", "an estimate that still rises"],
+)
+def test_ranks_begin_where_the_reference_is_too_small_for_an_estimate(
+    since_best, share, stands_out, begins
+):
+    wrong = torch.arange(N) < 40
+    found = ranks(wrong if stands_out else torch.zeros_like(wrong))
+    about = {"noise_share": share, "loss_ranks": found, "epochs_since_best": since_best}
+    policy = PosteriorCut(prune_easy=0.0, readmit=0.0)
+    unknown = torch.full((N,), NAN)
+    cut = ~policy.select(unknown, context(since=0, **about)).kept
+    assert bool(cut[wrong].all()) == begins == bool(policy.cuts_by_rank)
+    assert cut[~wrong].float().mean() < 0.3
+    if begins:
+        assert torch.tensor(policy.metrics()["wrong_kept"]).isnan()
+
+
 @pytest.mark.parametrize("missing", [{"loss_ranks": None}, {"noise_share": None}])
 def test_without_ranks_or_a_share_of_noise_there_is_the_threshold_alone(missing):
     wrong, soft, _ = soft_and_sharp()
