@@ -1,4 +1,4 @@
-"""`PosteriorCut`: leave out what is probably mislabelled, carefully first."""
+"""`PosteriorCut`: leave out what is probably mislabelled."""
 
 from typing import Any, NamedTuple
 
@@ -14,12 +14,9 @@ from lightning_alignprune.policies._floors import with_floors
 from lightning_alignprune.policies.base import Policy, SelectionContext
 
 _READMIT_STREAM = 4
-_EVEN = 0.5  # more probably wrong than right
 # Of all that the probabilities call wrong, more than this among what they do not call surely wrong:
 # they are too soft to cut by alone. Sharp ones left 0.15 to 0.31 there, soft ones 0.56 to 0.71.
 _SURELY_WRONG, _SOFT = 0.9, 0.45
-_LOWEST = 0.05  # the threshold does not fall below
-_RISE = 1.005  # of a reference loss that is no mere trembling
 # A change of the cut by fewer of all samples is no leap.
 _LEAP = 0.05
 # Epochs without a better reference loss after which a network learns by heart.
@@ -39,17 +36,13 @@ class PosteriorCut(Policy):
     For the score ``LabelPosterior``, which says how probable it is that a label is right. **When**:
     the estimated share of wrong labels rises while the network learns and falls as it memorises;
     the first cut comes when it has not risen for ``patience`` epochs. Where no noise stands
-    out, nothing is cut. **How much**: where a network memorises, purity pays, and where it does
-    not, every right label that is lost costs. So the cut is careful first. After each epoch in
-    which the reference's loss lies above its lowest since the first cut, the threshold is
-    multiplied by ``tighten_factor``; but not where, by the probabilities themselves, hardly any
-    wrong label is left among the samples that are kept: then it is not they who raise the loss.
+    out, nothing is cut. **How much**: what is more probably wrong than right.
 
     Where inputs say little of their class, as short texts do, hardly a label is surely wrong or
     right and a threshold would leave most wrong ones in. If at the first cut more than 45 % of all
     that the probabilities call wrong lies below 0.9, the ranks of the samples' calibrated losses
     among the reference's are cut as well, where the share of wrong labels reaches ``max_wrong``:
-    see :func:`~lightning_alignprune.functional.reference_cut`. The threshold is 0.5 then. Ranks are
+    see :func:`~lightning_alignprune.functional.reference_cut`. Ranks are
     cut also where the reference is too small for an estimate: once its loss has not improved for
     five epochs, if the samples' losses stand out from it.
 
@@ -58,15 +51,11 @@ class PosteriorCut(Policy):
 
     What was cut is looked at again every ``look_every`` epochs, in a forward pass without
     gradients, and comes back when its probability says so. A cut follows its evidence in both
-    directions. If half of it comes back at once, or it doubles, while threshold and estimated share
-    of noise are what they were, a warning says so.
+    directions. If half of it comes back at once, or it doubles, while the estimated share of
+    noise is what it was, a warning says so.
 
     Args:
-        start_threshold: Probability of a wrong label above which a sample is cut at first, in
-            (0, 1).
-        tighten_factor: Factor in (0, 1] on that threshold; 1 leaves it where it is.
-        target_wrong: Estimated share of wrong labels among the kept at which the threshold stays
-            where it is, in [0, 1); 0 always tightens.
+        threshold: Probability of a wrong label above which a sample is cut, in (0, 1).
         patience: Epochs without a larger estimate before the first cut, at least 0.
         max_wrong: Estimated share of wrong labels at the cut by ranks, in (0, 1); lower cuts more.
         prune_easy: Chance in [0, 1) that an easy sample is left out of an epoch.
@@ -83,14 +72,13 @@ class PosteriorCut(Policy):
         ValueError: If a value is out of range.
 
     Attributes:
-        threshold: The one in use.
         cuts_by_rank: Whether ranks are cut too; None before the first cut.
         wrong_kept: Estimated share of wrong labels among what it keeps; None before the first cut.
             The mean of what the probabilities say, which is too low by up to a factor of three
             where a network has memorised.
 
     Note:
-        Logged as ``pruning/threshold`` and ``pruning/wrong_kept`` once it cuts. Cost O(N log n) for
+        Logged as ``pruning/wrong_kept`` once it cuts. Cost O(N log n) for
         a reference of n samples, and a bool a sample. Source: ours.
     """
 
@@ -100,9 +88,7 @@ class PosteriorCut(Policy):
 
     def __init__(
         self,
-        start_threshold: float = 0.9,
-        tighten_factor: float = 0.6,
-        target_wrong: float = 0.01,
+        threshold: float = 0.5,
         patience: int = 2,
         max_wrong: float = 0.2,
         prune_easy: float = 0.5,
@@ -117,13 +103,7 @@ class PosteriorCut(Policy):
             return check_float(owner, name, value, remedy=remedy, **bounds)
 
         remedy = "0.5 cuts what is more probably wrong than right, 0.9 what surely is."
-        self.start_threshold = share("start_threshold", start_threshold, remedy, above=0, below=1)
-        self.tighten_factor = share(
-            "tighten_factor", tighten_factor, "1 leaves the threshold.", above=0, high=1
-        )
-        self.target_wrong = share(
-            "target_wrong", target_wrong, "0 always tightens.", low=0, below=1
-        )
+        self.threshold = share("threshold", threshold, remedy, above=0, below=1)
         self.patience = check_int(owner, "patience", patience, low=0, remedy="0 does not wait.")
         self.max_wrong = share("max_wrong", max_wrong, "0.2 is the default.", above=0, below=1)
         self.prune_easy = share("prune_easy", prune_easy, "0 switches it off.", low=0, below=1)
@@ -137,10 +117,8 @@ class PosteriorCut(Policy):
         self.look_every = check_int(
             owner, "look_every", look_every, low=0, remedy="0 does not look."
         )
-        self.threshold = self.start_threshold
         self.wrong_kept: float | None = None
         self.cuts_by_rank: bool | None = None
-        self._lowest_loss = float("inf")
         self._cut: Tensor | None = None
         self._leap: str | None = None
 
@@ -152,10 +130,9 @@ class PosteriorCut(Policy):
             self.cuts_by_rank = self._begun(scores, wrong, context)
         if self.cuts_by_rank is None:
             return Selection(torch.ones_like(scores, dtype=torch.bool))
-        has_tightened = not self.cuts_by_rank and self._tightened(wrong, context)
         cut = self._cut_of(wrong, context)
         self.wrong_kept = self._share_of_wrong(wrong, ~cut, context)
-        if not has_tightened and context.estimates_since_peak != 0:
+        if context.estimates_since_peak != 0:
             self._leap = self._leap_to(cut, context)
         self._cut = cut
         return self._selection(~cut, context)
@@ -194,12 +171,10 @@ class PosteriorCut(Policy):
 
     def _cut_of(self, wrong: Tensor, context: SelectionContext) -> Tensor:
         """Return what is cut, shape (N,), bool."""
+        cut, badness = wrong > self.threshold, wrong
         if self.cuts_by_rank:
-            self.threshold = _EVEN
-            badness, cut = self._by_rank(context)
-            cut, badness = cut | (wrong > _EVEN), torch.maximum(wrong, badness)
-        else:
-            cut, badness = wrong > self.threshold, wrong
+            found = self._by_rank(context)
+            cut, badness = cut | found.cut, torch.maximum(wrong, found.badness)
         return with_floors(cut, badness, context, self.min_kept, self.min_kept_per_class)
 
     def _selection(self, kept: Tensor, context: SelectionContext) -> Selection:
@@ -227,18 +202,6 @@ class PosteriorCut(Policy):
         # Easy samples that were left out by chance need no look.
         return torch.zeros_like(kept) if self._cut is None else self._cut.to(kept.device)
 
-    def _tightened(self, wrong: Tensor, context: SelectionContext) -> bool:
-        """Follow the reference's loss; say whether the threshold was lowered."""
-        losses = context.trajectories.reference
-        newest = float(losses[-1]) if len(losses) else float("nan")
-        before = self.threshold
-        if newest > self._lowest_loss * _RISE:
-            kept = wrong <= self.threshold
-            if self._share_of_wrong(wrong, kept, context) > self.target_wrong:
-                self.threshold = max(min(_LOWEST, before), before * self.tighten_factor)
-        self._lowest_loss = min(self._lowest_loss, newest)  # the old one if the new one is NaN
-        return self.threshold < before
-
     @staticmethod
     def _share_of_wrong(wrong: Tensor, kept: Tensor, context: SelectionContext) -> float:
         known = wrong[kept & wrong.isfinite()].double()
@@ -256,7 +219,7 @@ class PosteriorCut(Policy):
             return None
         return (
             f"{back} of {before} samples that were cut come back and {new} others are cut, though "
-            "neither the threshold nor the estimated share of wrong labels has changed. The "
+            "the estimated share of wrong labels has not changed. The "
             "network judges them otherwise than an epoch ago: look at its learning rate and at "
             "the reference loss."
         )
@@ -269,20 +232,17 @@ class PosteriorCut(Policy):
     def metrics(self) -> dict[str, float]:
         if self.wrong_kept is None:
             return {}
-        return {"threshold": self.threshold, "wrong_kept": self.wrong_kept}
+        return {"wrong_kept": self.wrong_kept}
 
     @override
     def state_dict(self) -> dict[str, Any]:
         return {
-            "threshold": self.threshold,
             "cuts_by_rank": self.cuts_by_rank,
-            "lowest_loss": self._lowest_loss,
             "wrong_kept": self.wrong_kept,
             "cut": self._cut,
         }
 
     @override
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        self.threshold, self.cuts_by_rank = state["threshold"], state["cuts_by_rank"]
-        self._lowest_loss, self.wrong_kept = state["lowest_loss"], state["wrong_kept"]
+        self.cuts_by_rank, self.wrong_kept = state["cuts_by_rank"], state["wrong_kept"]
         self._cut = state["cut"]
