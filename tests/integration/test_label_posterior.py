@@ -171,15 +171,15 @@ def cut_kept_and_accuracy(seed, task, kind):
 
 
 # Bounds from seeds 100 to 107, where the least of wrong labels out / right ones in was
-# 0.975 / 0.964 for digits with pairs, 0.947 / 0.885 for uniform noise, 0.997 / 1.000 for
-# separable classes with pairs. Accuracy on digits with pairs was 0.96 on average; of full training
+# 0.953 / 0.984 for digits with pairs, 0.859 / 0.979 for uniform noise, 1.000 / 1.000 for
+# separable classes with pairs. Accuracy on digits with pairs was 0.95 on average; of full training
 # 0.5 to 0.7.
 @pytest.mark.trained
 @pytest.mark.parametrize(
     ("task", "kind", "wrong_cut", "right_kept"),
     [
         ("digits", "pair", 0.9, 0.9),
-        pytest.param("digits", "uniform", 0.9, 0.8, marks=pytest.mark.slow),
+        pytest.param("digits", "uniform", 0.8, 0.95, marks=pytest.mark.slow),
         pytest.param("separable", "uniform", 0.9, 0.95, marks=pytest.mark.slow),
     ],
 )
