@@ -321,7 +321,7 @@ class DynamicPruningCallback(Callback):
 
         ``LabelOdds`` recorded, ``LabelPosterior`` as score, ``PosteriorCut`` as policy: what is
         probably mislabelled is left out from the epoch on in which the estimated share of wrong
-        labels has stopped to rise, to the end; of the rest the easy samples take turns. Where no
+        labels has stopped rising, to the end; of the rest the easy samples take turns. Where no
         wrong labels stand out, all samples train in all epochs. Numbers, and where it falls short:
         the page on the robust preset.
 

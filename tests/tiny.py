@@ -8,22 +8,11 @@ import torch
 import torch.nn.functional as F
 from lightning.fabric.utilities import registry
 from lightning.pytorch.callbacks import Checkpoint
-from lightning.pytorch.trainer.connectors.logger_connector import result
 from torch import Tensor, nn
 from torch.utils.data import TensorDataset
 
 # Each Trainer reads the entry points of every installed package: 15 ms, thousands of times.
 registry.entry_points = cache(registry.entry_points)
-# Each logged number is searched for what to bring to its device: an eighth of a short fit.
-_bring = result._ResultMetric.to
-
-
-def _bring_unless_there(self: Any, *args: Any) -> Any:
-    value = getattr(self, "value", None)  # a metric of torchmetrics is there from its first update
-    return self if args == (getattr(value, "device", None),) else _bring(self, *args)
-
-
-result._ResultMetric.to = _bring_unless_there
 
 
 class TinyModule(pl.LightningModule):

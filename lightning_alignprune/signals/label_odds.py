@@ -19,7 +19,7 @@ from lightning_alignprune.functional.label_posterior import (
 )
 from lightning_alignprune.signals._loss_ranks import LossRanks, RankAverages
 from lightning_alignprune.signals._prediction_sums import PredictionSums
-from lightning_alignprune.signals._seen_logits import MapInUse, label_notes, seen_logits
+from lightning_alignprune.signals._seen_logits import MapInUse, SeenLogits, label_notes, seen_logits
 from lightning_alignprune.signals.averages import AveragedSignal
 from lightning_alignprune.signals.base import ReferenceSamples
 from lightning_alignprune.tap.tapped_step import TappedStep
@@ -107,18 +107,30 @@ class LabelOdds(AveragedSignal):
         return self.read(step, with_notes=False)[0]
 
     @override
+    def label_notes(self, step: TappedStep) -> Tensor:
+        seen = seen_logits(step)
+        with torch.no_grad(), torch.autocast(seen.logits.device.type, enabled=False):
+            return self._notes(seen, *self._weighed(seen))
+
+    @override
     def read(self, step: TappedStep, with_notes: bool) -> tuple[Tensor, Tensor | None]:
         seen = seen_logits(step)
         with torch.no_grad(), torch.autocast(seen.logits.device.type, enabled=False):
-            found = self._map.on(seen.logits).predictions(seen.logits)
+            found, weights = self._weighed(seen)
             size = found.shape[1]
             self._sums.add(found, torch.where(seen.is_valid, seen.labels, size), size)
-            weights = self._weights_for(found).index_select(0, seen.labels)
             values = seen.marked(-weighed_log_odds(found, seen.labels, weights))
-            if not with_notes:
-                return values, None
-            calibrated = -found.gather(1, seen.labels.unsqueeze(1)).squeeze(1).log()
-            return values, label_notes(seen, found * (weights + _ADDED * size), calibrated)
+            return values, self._notes(seen, found, weights) if with_notes else None
+
+    def _weighed(self, seen: SeenLogits) -> tuple[Tensor, Tensor]:
+        """Return the calibrated predictions and what weighs for each given label, (B, C) both."""
+        found = self._map.on(seen.logits).predictions(seen.logits)
+        return found, self._weights_for(found).index_select(0, seen.labels)
+
+    @staticmethod
+    def _notes(seen: SeenLogits, found: Tensor, weights: Tensor) -> Tensor:
+        calibrated = -found.gather(1, seen.labels.unsqueeze(1)).squeeze(1).log()
+        return label_notes(seen, found * (weights + _ADDED * found.shape[1]), calibrated)
 
     def _weights_for(self, predictions: Tensor) -> Tensor:
         if self._weights is None:

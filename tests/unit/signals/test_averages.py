@@ -263,3 +263,18 @@ def test_arguments_are_checked(make, match):
 def test_a_score_refuses_a_signal_that_it_cannot_read(score, signal, match):
     with pytest.raises(ValueError, match=match):
         DynamicPruningCallback(score, signal=signal)
+
+
+def test_notes_are_the_same_alone_and_beside_the_values_and_count_once():
+    logits, labels = (
+        torch.randn(6, 3, generator=torch.Generator().manual_seed(0)),
+        torch.arange(6) % 3,
+    )
+    signal = LabelOdds()
+    values, notes = signal.read(step_of(logits, labels), with_notes=True)
+    assert signal.sums()["predictions"].sum() > 0
+    before = {name: value.clone() for name, value in signal.sums().items()}
+    assert torch.equal(signal.label_notes(step_of(logits, labels)), notes)
+    assert torch.equal(signal.sums()["predictions"], before["predictions"])
+    assert torch.equal(signal.values(step_of(logits, labels)), values)
+    assert_close(notes[4], F.cross_entropy(logits, labels, reduction="none"))
