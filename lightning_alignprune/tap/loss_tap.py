@@ -243,10 +243,10 @@ def _elements(func: Any, bound: dict[str, Any]) -> Tensor:
     logits: Tensor | None = bound.get("input")
     if (
         func is not F.cross_entropy
-        or torch.compiler.is_compiling()
         or logits is None
         or logits.ndim < 2
         or logits.numel() <= _CHUNK_NUMEL
+        or torch.compiler.is_compiling()
         or logits.numel() == logits.shape[1]  # one row over the classes is as little as there is
     ):
         result: Tensor = func(**bound)
