@@ -135,7 +135,13 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("table", choices=TASKS, help="which table")
     parser.add_argument("--data", type=Path, required=True, help="folder of the data set's files")
     parser.add_argument("--out", type=Path, required=True, help="folder of the JSONs and features")
-    parser.add_argument("--methods", nargs="+", choices=ALL_METHODS)
+    parser.add_argument(
+        "--methods",
+        nargs="+",
+        choices=ALL_METHODS,
+        metavar="METHOD",
+        help=f"rows of the table, in this order; all there are: {', '.join(ALL_METHODS)}",
+    )
     parser.add_argument(
         "--fractions",
         nargs="+",
