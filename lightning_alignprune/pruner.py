@@ -155,6 +155,7 @@ class Pruner:
         """Forget what was recorded of an epoch that is not over."""
         self.trajectories.clear_running()
         self.record.forget_running()
+        self._num_looked = 0
         if self.samples is not None:
             self.samples.forget_running()
         self.signal.load_sums({name: sums * 0 for name, sums in self.signal.sums().items()})
@@ -226,7 +227,7 @@ class Pruner:
 
         Args:
             epoch: The next epoch.
-            progress_after: Shard of the run done when that epoch ends.
+            progress_after: Share of the run done when that epoch ends.
         """
         finishing = self.schedule.is_finishing(progress_after)
         has_begun = epoch >= self.schedule.start_epoch or self.policy.selects_first_epoch
@@ -317,6 +318,13 @@ class Pruner:
             **self.policy.metrics(),
             "pruned_share_so_far": 1.0 - self.num_trained / max(1, self.num_possible),
         }
+
+    def warnings(self) -> list[str]:
+        """Say what a user should know of the newest decision, a sentence or more each."""
+        found = [self.decision.warning(self.policy_name)]
+        if self.decision.scores is not None and (warning := self.policy.warning()) is not None:
+            found.append(f"{self.policy_name} for epoch {self.decision.epoch}: {warning}")
+        return [warning for warning in found if warning is not None]
 
     def _newest_scores(self) -> Tensor | None:
         decision, epochs = self.decision, self.trajectories.epochs

@@ -2,7 +2,6 @@
 
 import copy
 import math
-import os
 import weakref
 from collections.abc import Callable
 from typing import Any, Literal, NamedTuple, Protocol
@@ -128,7 +127,7 @@ class FitSession:
             callback.reference, self._fit, *parts[:3], callback.reference_weights
         )
         seed = callback.seed
-        self._seed = int(os.environ.get("PL_GLOBAL_SEED", "0")) if seed is None else seed
+        self._seed = access.global_seed() if seed is None else seed
         self._generator = torch.Generator() if callback.restore_rng else None
         self._recorder = StepRecorder(
             parts.signal, not module.automatic_optimization, self._rehearse_weights, module
@@ -292,13 +291,9 @@ class FitSession:
     def _new_pruner(self, sampler: PrunedSampler) -> Pruner:
         callback = self._callback
         # Copies: a second run with this callback must not start from the first one's EMA.
-        signal, score, policy, schedule = callback.parts
         return Pruner(
             sampler.num_samples,
-            copy.deepcopy(signal),
-            copy.deepcopy(score),
-            copy.deepcopy(policy),
-            schedule,
+            *copy.deepcopy(callback.parts),
             seed=sampler.seed,
             device="cpu" if callback.device == "cpu" else self._fit.module.device,
             dtype=callback.dtype,
@@ -494,10 +489,8 @@ class FitSession:
         )
         decision = pruner.decide(epoch, progress)
         self.announced().follow()
-        if (warning := decision.warning(pruner.policy_name)) is not None:
+        for warning in pruner.warnings():
             rank_zero_warn(f"{OWNER}: {warning}")
-        if decision.scores is not None and (warning := pruner.policy.warning()) is not None:
-            rank_zero_warn(f"{OWNER}: {pruner.policy_name} for epoch {epoch}: {warning}")
         return decision
 
     # ---- what stays -------------------------------------------------------------------------
