@@ -1,7 +1,7 @@
-"""The only file that reads or writes what the Trainer, its loops and DataLoader keep to themselves.
+"""Verbs for what the Trainer, its loops and DataLoader keep to themselves.
 
-Checked on Lightning 2.5.0 to 2.6.6. Each access says why it is needed; the rest of the package
-calls these verbs and never reaches inside.
+Checked on Lightning 2.5.0 to 2.6.6. Each access says why it is needed; outside of this folder the
+package calls these verbs and never reaches inside.
 """
 
 import copy
