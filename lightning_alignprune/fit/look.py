@@ -82,7 +82,7 @@ def _lent(fit: RunningFit, loader: Iterable[Any]) -> Iterator[Any]:
         yield access.as_train_batch(fit.trainer, batch)
 
 
-def is_due(pruner: Pruner, epoch: int, max_epochs: Any) -> bool:
+def is_due(pruner: Pruner, epoch: int, max_epochs: int | None) -> bool:
     """Say whether the policy asks for a look after ``epoch``; never after the last."""
     every = pruner.policy.look_every if pruner.has_looks else 0
     return every > 0 and epoch % every == 0 and epoch + 1 != max_epochs

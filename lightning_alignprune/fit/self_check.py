@@ -69,7 +69,7 @@ class SelfCheck:
         self._is_due = self._is_first = True
         self._probed: UntrainedPass | None = None
         self._known_form: tuple[str, ...] | None = None
-        self._few: list[Any] | None = None
+        self._few: list[Any] | None = None  # items of the step's own batch, too few for others
         items.want()
 
     @property
