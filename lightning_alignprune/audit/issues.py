@@ -184,8 +184,8 @@ class LabelIssues:
         write = kinds.get(Path(path).suffix.lower())
         if write is None:
             raise ValueError(
-                f"expected a file name that ends in {' or '.join(kinds)}, got {str(path)!r}. CSV "
-                "needs nothing installed."
+                f"LabelIssues.save: expected a file name that ends in {' or '.join(kinds)}, got "
+                f"{str(path)!r}. CSV needs nothing installed."
             )
         write(path)
 

@@ -4,7 +4,7 @@ import copy
 import math
 import weakref
 from collections.abc import Callable
-from typing import Any, Literal, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import torch
 from lightning.pytorch import LightningModule, Trainer
@@ -32,6 +32,7 @@ from lightning_alignprune.fit.self_check import SelfCheck
 from lightning_alignprune.fit.step_recorder import StepRecorder
 from lightning_alignprune.functional.draws import draw_seed
 from lightning_alignprune.in_batch import BatchChoice
+from lightning_alignprune.presets import OnNonfiniteLoss, ReferenceSource, TrajectoryDevice
 from lightning_alignprune.pruner import BadLossError, Decision, Parts, Pruner
 from lightning_alignprune.reference import (
     ReferenceWeights,
@@ -68,12 +69,12 @@ class PruningSettings(Protocol):
     """What a session reads of its callback; the callback's docs say what each means."""
 
     parts: Parts
-    reference: Any
+    reference: ReferenceSource
     seed: int | None
-    device: Literal["auto", "cpu"]
+    device: TrajectoryDevice
     dtype: StorageDtype
     keep_history: bool
-    on_nonfinite_loss: Literal["raise", "skip"]
+    on_nonfinite_loss: OnNonfiniteLoss
     align_lr_schedules: bool
     restore_rng: bool
     partition: Partition

@@ -5,7 +5,7 @@ Legend: ``B`` samples, ``T`` rows of each where a step flattens them, such as to
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -230,6 +230,13 @@ def _change_with(factors: Tensor, elements: Tensor) -> bool:
 
 def _is_compiled(tensor: Tensor) -> bool:
     return type(tensor.grad_fn).__name__.startswith("CompiledFunction")
+
+
+def loss_and_own(returned: Any) -> tuple[Any, Any]:
+    """Return the loss and the own ``sample_loss`` in what a step returned; None if missing."""
+    if isinstance(returned, dict):
+        return returned.get("loss"), returned.get("sample_loss")
+    return returned, None
 
 
 def is_classification(call: TappedCall) -> bool:
