@@ -57,7 +57,7 @@ class PruningRun:
 
     Raises:
         MisconfigurationException: If a setting of ``method`` needs a Trainer.
-        TypeError: If a number is none.
+        TypeError: If a number is of the wrong kind.
         ValueError: If a number is out of range, or trusted samples are not of this training set.
 
     Example:

@@ -198,7 +198,7 @@ class Pruner:
         num_seen -= num_looked - round(num_looked / 3)
         self.num_trained += num_seen
         self.num_possible += self.shard.num_samples
-        # Where the raw row stays as it is, nobody has to work out every sample's last loss.
+        # Without a transform the bank need not work out every sample's last loss.
         transform = None if self.signal.keeps_raw_values else self._transformed
         self.trajectories.close_epoch(epoch, reference, transform, reference_samples)
         if self.samples is not None:

@@ -26,7 +26,7 @@ class Findings(NamedTuple):
         num_samples: N.
         record: What each epoch trained, how long that took, what was saved.
         rows: Recorded values by epoch, shape (N,) each; NaN where a sample was not seen.
-        kept: Shape (N,), bool. Who was to train in the newest epoch decided about.
+        kept: Shape (N,), bool. Which samples the newest decision keeps.
         meaning: What the score says of labels, as ``Score.judges_labels``.
         noise: Estimated share of wrong labels and its standard error, or None.
         scores: Shape (N,), the newest scores, or None.

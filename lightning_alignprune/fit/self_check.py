@@ -44,8 +44,8 @@ class SelfCheck:
     What it compares:
 
     * The order. ``collate_fn`` keeps the order of its items.
-    * The rows. The losses that were seen go with the samples when these change places, whoever
-      else is in the batch. A ``sample_loss`` of the user's own may depend on others.
+    * The rows. The losses that were seen go with the samples when these change places,
+      whatever else is in the batch. A ``sample_loss`` of the user's own may depend on others.
     * The value. What was seen, with its coefficients, adds up to the loss that the step returned,
       up to terms that are the same for any samples, such as a penalty on the weights.
 

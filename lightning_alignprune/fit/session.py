@@ -405,13 +405,13 @@ class FitSession:
     # ---- the epoch end ----------------------------------------------------------------------
 
     def start_validation(self) -> None:
-        """Hear that a validation pass begins, which may be the reference."""
+        """Called when a validation pass begins, which may be the reference."""
         self.started().record.pause()
         if self._reference is not None:
             self._reference.start_validation()
 
     def end_validation(self) -> None:
-        """Hear that it ended."""
+        """Called when it has ended."""
         if self._reference is not None:
             self._reference.end_validation()
         self.note_rng()
@@ -497,7 +497,7 @@ class FitSession:
     # ---- what stays -------------------------------------------------------------------------
 
     def announced(self) -> Announcements:
-        """Return what speaks for a fit that has begun."""
+        """Return the announcements of a fit that has begun."""
         assert self._announcements is not None, "a hook of a fit ran before on_train_start"
         return self._announcements
 

@@ -55,7 +55,7 @@ class UntrainedPass(NamedTuple):
         return [name for name, _ in self.losses]
 
     def follow(self, after: "UntrainedPass", order: Tensor) -> dict[str, bool | None]:
-        """Say of each call whether its losses went with the samples; None where nobody can tell.
+        """Say of each call whether its losses went with the samples; None where it cannot be told.
 
         Args:
             after: The step on items in another order, or on a part of them.

@@ -70,7 +70,7 @@ def check_goes_with(signal: Signal, *parts: ReadsSignal) -> None:
     """Refuse a score or policy that reads something else than what is recorded.
 
     Raises:
-        ValueError: If the signal is none of the kind that it needs.
+        ValueError: If the signal is of another kind than one of them needs.
     """
     for part in parts:
         needed = part.needs_signal

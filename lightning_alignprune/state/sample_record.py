@@ -97,7 +97,12 @@ class SampleRecord:
         del self.epochs[least], self.losses[least]
 
     def follow(self, epoch: int, kept: Tensor | None) -> None:
-        """Take down who is kept from ``epoch`` on; ``kept`` has shape (N,), bool, None for all."""
+        """Note which samples are cut from an epoch on, and which are cut no longer.
+
+        Args:
+            epoch: The epoch of a decision.
+            kept: Shape (N,), bool; None keeps all.
+        """
         if kept is None:
             self.cut_since = torch.full_like(self.cut_since, -1)
             return
