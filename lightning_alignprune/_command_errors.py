@@ -190,7 +190,7 @@ def _arguments(path: str, names: list[str]) -> tuple[str, list[str], str]:
     """Follow ``names`` through a class's arguments and those of dataclasses among them.
 
     Returns:
-        Who refuses a name, the names that it knows, and the name.
+        The class that refuses a name, the names that it knows, and the name.
     """
     module, _, name = path.rpartition(".")
     cls: Any = getattr(import_module(module), name)

@@ -49,7 +49,7 @@ from lightning_alignprune.state import LossTrajectories, StorageDtype
 from lightning_alignprune.state.trusted import TrustedSamples
 from lightning_alignprune.trainer_access.errors import OWNER
 from lightning_alignprune.trainer_access.internals import show_in_bar
-from lightning_alignprune.trainer_access.ranks import Partition
+from lightning_alignprune.trainer_access.ranks import PARTITIONS, Partition
 
 
 class DynamicPruningCallback(Callback):
@@ -109,6 +109,7 @@ class DynamicPruningCallback(Callback):
             it saved and what to call next.
 
     Raises:
+        TypeError: If a value is of the wrong kind.
         ValueError: If a value is out of range or a name unknown.
         MisconfigurationException: Before the first step, if the Trainer, loader or module cannot
             be pruned; the message names the setting and the way out.
@@ -169,7 +170,7 @@ class DynamicPruningCallback(Callback):
         )
         self.align_lr_schedules = check_bool(OWNER, "align_lr_schedules", align_lr_schedules)
         self.restore_rng = check_bool(OWNER, "restore_rng", restore_rng)
-        self.partition = check_choice(OWNER, "partition", partition, get_args(Partition))
+        self.partition = check_choice(OWNER, "partition", partition, PARTITIONS)
         self.self_check = check_bool(OWNER, "self_check", self_check)
         self.sample_index = check_key(OWNER, "sample_index", sample_index)
         self.trusted = None if trusted is None else TrustedSamples(OWNER, trusted)
@@ -203,6 +204,7 @@ class DynamicPruningCallback(Callback):
             **run: Arguments of the class that are no part of the method, such as ``seed``.
 
         Raises:
+            TypeError: If a value is of the wrong kind.
             ValueError: If a value is out of range.
 
         Example:
@@ -234,6 +236,7 @@ class DynamicPruningCallback(Callback):
             **run: Arguments of the class that are no part of the method, such as ``seed``.
 
         Raises:
+            TypeError: If a value is of the wrong kind.
             ValueError: If a value is out of range.
 
         Example:
@@ -264,6 +267,7 @@ class DynamicPruningCallback(Callback):
             **run: Arguments of the class that are no part of the method, such as ``seed``.
 
         Raises:
+            TypeError: If a value is of the wrong kind.
             ValueError: If a value is out of range or a name unknown.
 
         Example:
@@ -298,6 +302,7 @@ class DynamicPruningCallback(Callback):
             **run: Arguments of the class that are no part of the method, such as ``seed``.
 
         Raises:
+            TypeError: If a value is of the wrong kind.
             ValueError: If a value is out of range or a name unknown.
 
         Example:
@@ -337,6 +342,7 @@ class DynamicPruningCallback(Callback):
             **run: Arguments of the class that are no part of the method, such as ``seed``.
 
         Raises:
+            TypeError: If a value is of the wrong kind.
             ValueError: If a value is out of range or a name unknown.
 
         Example:

@@ -4,9 +4,9 @@ The Trainer's part of the work is the reader's here: modes, devices, learning ra
 """
 
 import copy
-import os
 import time
 from collections.abc import Callable, Iterable, Iterator, Sized
+from functools import partial
 from typing import Any
 
 import torch
@@ -19,7 +19,7 @@ from lightning_alignprune._checks import check_int
 from lightning_alignprune.audit import Findings, LabelIssues, label_issues
 from lightning_alignprune.fit.session import PruningSettings
 from lightning_alignprune.fit.step_recorder import StepRecorder
-from lightning_alignprune.pruner import Decision, Pruner
+from lightning_alignprune.pruner import BadLossError, Decision, Pruner
 from lightning_alignprune.reference.samples import SampleDetail
 from lightning_alignprune.reference.totals import PassTotals
 from lightning_alignprune.schedule import progress_after_epoch
@@ -29,14 +29,18 @@ from lightning_alignprune.state.run_record import RunRecord
 from lightning_alignprune.tap.loss_tap import LossTap
 from lightning_alignprune.trainer_access.dataset_labels import labels_of
 from lightning_alignprune.trainer_access.errors import no_logits, refusal
+from lightning_alignprune.trainer_access.internals import global_seed
+
+_OWNER = "PruningRun"
+_refusal = partial(refusal, owner=_OWNER)
 
 
 class PruningRun:
     """Prune in a loop of your own: it deals out the batches and watches the steps.
 
     One process; on several GPUs use the Trainer. Of the callback's settings those that need a
-    Trainer are refused, and ``self_check`` and ``align_lr_schedules`` have no effect: step a
-    learning-rate schedule once per epoch, as pruned epochs have fewer batches.
+    Trainer are refused, and ``self_check``, ``align_lr_schedules`` and ``verbose`` have no effect:
+    step a learning-rate schedule once per epoch, as pruned epochs have fewer batches.
 
     Args:
         method: The callback whose method and settings are used, such as
@@ -53,7 +57,8 @@ class PruningRun:
 
     Raises:
         MisconfigurationException: If a setting of ``method`` needs a Trainer.
-        ValueError: If a number is out of range.
+        TypeError: If a number is of the wrong kind.
+        ValueError: If a number is out of range, or trusted samples are not of this training set.
 
     Example:
         >>> from torch import nn
@@ -79,26 +84,26 @@ class PruningRun:
         max_epochs: int,
         device: torch.device | str = "cpu",
     ) -> None:
-        owner, remedy = type(self).__name__, "Give a positive count."
+        remedy = "Give a positive count."
         _check_works_without_trainer(method)
-        self.max_epochs = check_int(owner, "max_epochs", max_epochs, low=1, remedy=remedy)
-        signal, score, policy, schedule = method.parts
-        seed = int(os.environ.get("PL_GLOBAL_SEED", "0")) if method.seed is None else method.seed
+        self.max_epochs = check_int(_OWNER, "max_epochs", max_epochs, low=1, remedy=remedy)
+        batch_size = check_int(_OWNER, "batch_size", batch_size, low=1, remedy=remedy)
+        seed = global_seed() if method.seed is None else method.seed
         num_samples = _length_of(dataset)
+        if method.trusted is not None:
+            method.trusted.check_fits(num_samples)
         self._sampler = PrunedSampler(num_samples, seed=seed, batch_size=batch_size)
-        self.batches = DealtBatches(self._sampler, self._sampler.batch_size, drop_last=False)
+        self.batches = DealtBatches(self._sampler, batch_size, drop_last=False)
         self._pruner = Pruner(
             num_samples,
-            copy.deepcopy(signal),
-            copy.deepcopy(score),
-            copy.deepcopy(policy),
-            schedule,
+            *copy.deepcopy(method.parts),
             seed=seed,
             device="cpu" if method.device == "cpu" else device,
             dtype=method.dtype,
             keep_history=method.keep_history,
         )
         self._pruner.trust(method.trusted)
+        policy = self._pruner.policy
         if policy.uses_labels:
             self._pruner.labels = labels_of(dataset, self._pruner.indices)
         self._pruner.fewest = self._sampler.fewest
@@ -110,7 +115,7 @@ class PruningRun:
         self._is_open = False
         self._reference: PassTotals | None = None
         if policy.selects_first_epoch:
-            self._pruner.decide(0, progress_after_epoch(0, self.max_epochs))
+            self._decide()
 
     # ---- the loop ---------------------------------------------------------------------------
 
@@ -125,13 +130,10 @@ class PruningRun:
             self.end_epoch()
 
     def _begin(self) -> None:
-        decision = self._pruner.decision
-        selection = decision.selection
+        selection = self._pruner.decision.selection
         self._sampler.arm()
         self._sampler.select(None if selection is None else selection.kept)
         self._sampler.set_epoch(self.epoch)
-        if self._sampler.has_fallen_back:
-            decision.fall_back()
         self._pruner.forget_running()
         self._recorder.start_epoch()
         self._batch_idx, self.batches.num_dealt = 0, 0
@@ -154,7 +156,7 @@ class PruningRun:
             MisconfigurationException: If the step shows no loss for each sample.
         """
         if not self._is_open or self._batch_idx >= self.batches.num_dealt:
-            raise refusal(
+            raise _refusal(
                 "a step for each batch that run.batches deals out in the running epoch",
                 "one more",
                 "Call step once per batch of a DataLoader(batch_sampler=run.batches), within "
@@ -209,7 +211,7 @@ class PruningRun:
 
         Raises:
             MisconfigurationException: If the method compares with clean samples and there are none.
-            BadLossError: If a loss is NaN or infinite and that is not to be skipped.
+            RuntimeError: If a loss is NaN or infinite and that is not to be skipped.
         """
         if not self._is_open:
             return self.decision
@@ -218,22 +220,28 @@ class PruningRun:
         started = time.perf_counter()
         loss, samples = self._learned_from_reference()
         losses = samples.losses if samples and pruner.signal.compares_with_reference else None
-        pruner.close_epoch(self.epoch, loss, self._skips_bad, losses)
+        try:
+            pruner.close_epoch(self.epoch, loss, self._skips_bad, losses)
+        except BadLossError as error:
+            raise RuntimeError(f"{_OWNER}: {error}") from None
         self.epoch += 1
         if self.epoch < self.max_epochs:
-            pruner.decide(self.epoch, progress_after_epoch(self.epoch, self.max_epochs))
-            warnings = (self.decision.warning(pruner.policy_name), pruner.policy.warning())
-            for warning in filter(None, warnings if self.decision.scores is not None else ()):
-                rank_zero_warn(f"{type(self).__name__}: {warning}")
+            self._decide()
         pruner.record.add_overhead(time.perf_counter() - started)
         return self.decision
+
+    def _decide(self) -> None:
+        """Decide what :attr:`epoch` trains on."""
+        self._pruner.decide(self.epoch, progress_after_epoch(self.epoch, self.max_epochs))
+        for warning in self._pruner.warnings():
+            rank_zero_warn(f"{_OWNER}: {warning}")
 
     def _learned_from_reference(self) -> tuple[Tensor | None, ReferenceSamples | None]:
         pruner, totals = self._pruner, self._reference
         pruner.has_reference = totals is not None
         if totals is None:
             if pruner.score.needs_reference or pruner.signal.needs_reference:
-                raise refusal(
+                raise _refusal(
                     f"clean samples in every epoch for {type(pruner.score).__name__}",
                     "no call of measure_reference",
                     "Call run.measure_reference(training_step, clean_loader) after the batches of "
@@ -285,7 +293,7 @@ class PruningRun:
             MisconfigurationException: Within an epoch.
         """
         if self._is_open:
-            raise refusal(
+            raise _refusal(
                 "a checkpoint between two epochs", "a running one", "Call run.end_epoch() first."
             )
         return {**self._pruner.state_dict(), "signal_sums": self._pruner.signal.sums()}
@@ -296,7 +304,10 @@ class PruningRun:
         Raises:
             ValueError: If it is of another method, or of another number of samples.
         """
-        self._pruner.load_state_dict(state)
+        try:
+            self._pruner.load_state_dict(state)
+        except ValueError as error:
+            raise ValueError(f"{_OWNER}: {error}") from None
         self._pruner.signal.load_sums(state["signal_sums"])
         self.epoch, self._is_open = self.decision.epoch, False
 
@@ -332,10 +343,10 @@ def _check_works_without_trainer(method: PruningSettings) -> None:
         remedy = "Leave it out, or use the callback with a Trainer."
         if "reference" in given:
             remedy = "Hand the clean batches to measure_reference instead."
-        raise refusal("settings that work without a Trainer", " and ".join(given), remedy)
+        raise _refusal("settings that work without a Trainer", " and ".join(given), remedy)
     is_distributed = torch.distributed.is_available() and torch.distributed.is_initialized()
     if is_distributed and torch.distributed.get_world_size() > 1:
-        raise refusal(
+        raise _refusal(
             "one process for a PruningRun",
             f"{torch.distributed.get_world_size()} ranks",
             "Use the callback with a Trainer, which exchanges the losses.",
@@ -344,7 +355,7 @@ def _check_works_without_trainer(method: PruningSettings) -> None:
 
 def _length_of(dataset: Dataset[Any]) -> int:
     if not isinstance(dataset, Sized):
-        raise refusal(
+        raise _refusal(
             "a data set with a length",
             type(dataset).__name__,
             "Use a map-style data set: samples are chosen by index.",

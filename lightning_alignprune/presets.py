@@ -1,6 +1,6 @@
-"""One preset per system: which signal, score, policy and schedule it is made of.
+"""What the presets need beside the callback: names, types of settings, parts of the robust one.
 
-`DynamicPruningCallback` has a classmethod for each. Every call makes new objects.
+The presets themselves are classmethods of `DynamicPruningCallback`.
 """
 
 from collections.abc import Sequence
@@ -12,7 +12,7 @@ from torch.utils.data import DataLoader, Dataset
 from lightning_alignprune.in_batch import BatchChoice
 from lightning_alignprune.policies import MixtureCut, PosteriorCut
 from lightning_alignprune.pruner import Parts
-from lightning_alignprune.reference import PSEUDO, PseudoClean, ReferenceWeights
+from lightning_alignprune.reference import PseudoClean, ReferenceWeights, is_pseudo
 from lightning_alignprune.schedule import PruningSchedule
 from lightning_alignprune.scores import LabelPosterior, MeanLoss
 from lightning_alignprune.signals import LabelOdds, SampleLoss
@@ -52,12 +52,12 @@ class RunSettings(TypedDict, total=False):
 
 
 def robust_parts(reference: object) -> Parts:
-    """Return the parts of the preset for wrong labels.
+    """Return the parts of the preset for wrong labels, new objects in each call.
 
     A reference of the training samples' own losses never turns up, so there is no sign of
     memorisation to wait for and nothing to calibrate on.
     """
-    if reference == PSEUDO or isinstance(reference, PseudoClean):
+    if is_pseudo(reference):
         return Parts(
             SampleLoss(),
             MeanLoss(window=10),

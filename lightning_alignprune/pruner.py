@@ -16,7 +16,7 @@ from lightning_alignprune.state.bad_losses import BadLossError, count_seen
 from lightning_alignprune.state.decision import Decision, checked, checked_scores
 from lightning_alignprune.state.row_means import RowMeans
 from lightning_alignprune.state.run_record import RunRecord
-from lightning_alignprune.state.sample_record import SampleRecord
+from lightning_alignprune.state.sample_record import CALIBRATED_LOSS, SampleRecord
 from lightning_alignprune.state.shard import Shard
 from lightning_alignprune.state.trajectories import LossTrajectories, StorageDtype
 from lightning_alignprune.state.trusted import TrustedSamples
@@ -57,6 +57,12 @@ class Pruner:
         record: What each epoch trained and how long that took.
         samples: What was noted of each sample's label; None for a score that judges none.
         fewest: How many samples of a shard must be kept for an epoch to have a batch.
+        has_reference: Whether the run has a reference, measured or not yet.
+        has_looks: Whether what is left out is looked at as the policy asks.
+        decision: What the next epoch trains on.
+        num_selections: How many selections the policy has made.
+        num_trained: Passes of the epochs that were closed.
+        num_possible: Passes that they would have taken without pruning.
     """
 
     def __init__(
@@ -140,21 +146,22 @@ class Pruner:
         """Record samples that the epoch left out and that were looked at after it, as :meth:`take`.
 
         A value that is not finite counts as not observed: nothing was trained on it. Calibrated
-        losses are left aside: who is trained on gets better ranks, and who is looked at would take
-        his place among what is kept.
+        losses are left out: where samples that were only looked at are ranked beside trained ones,
+        more wrong labels come back.
         """
         seen = values.isfinite()
         self.trajectories.running[indices[seen]] = values[seen]
         self._num_looked += int(self.shard.total(seen.sum()))
         if self.samples is not None and notes is not None:
             looked = notes[:, seen].to(self.samples.running)
-            looked[-1] = torch.nan
+            looked[CALIBRATED_LOSS] = torch.nan
             self.samples.note(indices[seen], looked)
 
     def forget_running(self) -> None:
         """Forget what was recorded of an epoch that is not over."""
         self.trajectories.clear_running()
         self.record.forget_running()
+        self._num_looked = 0
         if self.samples is not None:
             self.samples.forget_running()
         self.signal.load_sums({name: sums * 0 for name, sums in self.signal.sums().items()})
@@ -191,11 +198,11 @@ class Pruner:
         num_seen -= num_looked - round(num_looked / 3)
         self.num_trained += num_seen
         self.num_possible += self.shard.num_samples
-        # Where the raw row stays as it is, nobody has to work out every sample's last loss.
+        # Without a transform the bank need not work out every sample's last loss.
         transform = None if self.signal.keeps_raw_values else self._transformed
         self.trajectories.close_epoch(epoch, reference, transform, reference_samples)
         if self.samples is not None:
-            self.signal.close_notes(self.samples.running[-1])
+            self.signal.close_notes(self.samples.running[CALIBRATED_LOSS])
             self.samples.close_epoch(epoch)
         self.record.close_epoch(
             epoch,
@@ -226,7 +233,7 @@ class Pruner:
 
         Args:
             epoch: The next epoch.
-            progress_after: Shard of the run done when that epoch ends.
+            progress_after: Share of the run done when that epoch ends.
         """
         finishing = self.schedule.is_finishing(progress_after)
         has_begun = epoch >= self.schedule.start_epoch or self.policy.selects_first_epoch
@@ -235,19 +242,7 @@ class Pruner:
             scores = self._computed_scores()
         selection: Selection | None = None
         if scores is not None:
-            context = SelectionContext(
-                epoch,
-                self.num_selections,
-                self.seed,
-                self.indices,
-                self.trajectories,
-                self.shard.all_reduce,
-                easy_end=self.score.easy_end,
-                labels=self.labels,
-                is_finishing=finishing,
-                **self._about_reference(),
-            )
-            selection = self.policy.select(scores, context)
+            selection = self.policy.select(scores, self._context(epoch, finishing))
             self.num_selections += 1
         elif finishing and self.finish == "partial":
             selection = self._random_share(epoch)
@@ -257,8 +252,9 @@ class Pruner:
         )
         if self.samples is not None:
             chosen = self.decision.selection
-            # An easy sample that sits out an epoch is not cut.
-            kept = chosen and chosen.kept | ~self.policy.to_look_at(chosen.kept)
+            kept = None
+            if chosen is not None:  # an easy sample that sits out an epoch is not cut
+                kept = chosen.kept | ~self.policy.to_look_at(chosen.kept)
             self.samples.follow(epoch, kept)
         return self.decision
 
@@ -275,21 +271,32 @@ class Pruner:
         finish, needed = self.policy.finish, self.score.min_observations
         return self.schedule.first_pruned_epoch(max_epochs, finish, needed)
 
-    def _about_reference(self) -> dict[str, Any]:
+    def _context(self, epoch: int, is_finishing: bool) -> SelectionContext:
         since = self.trajectories.epochs_since_best
         if since is None and self.has_reference:
             since = 0
-        uses = self.policy.uses_reference_scores
-        ranks, estimate = self.signal.loss_ranks, self.signal.noise_estimate
-        return {
-            "reference_scores": self.score.compute_reference(self.trajectories) if uses else None,
-            "epochs_since_best": since,
-            "estimates_since_peak": self.signal.estimates_since_peak,
-            "noise_share": None if estimate is None else estimate[0],
-            "loss_ranks": ranks,
-            "has_looks": self.has_looks,
-            "is_learning": since == 0 or self.score.gate == "none",
-        }
+        uses_reference = self.policy.uses_reference_scores
+        estimate = self.signal.noise_estimate
+        return SelectionContext(
+            epoch,
+            self.num_selections,
+            self.seed,
+            self.indices,
+            self.trajectories,
+            self.shard.all_reduce,
+            easy_end=self.score.easy_end,
+            reference_scores=(
+                self.score.compute_reference(self.trajectories) if uses_reference else None
+            ),
+            labels=self.labels,
+            epochs_since_best=since,
+            is_learning=since == 0 or self.score.gate == "none",
+            has_looks=self.has_looks,
+            is_finishing=is_finishing,
+            estimates_since_peak=self.signal.estimates_since_peak,
+            noise_share=None if estimate is None else estimate[0],
+            loss_ranks=self.signal.loss_ranks,
+        )
 
     def _random_share(self, epoch: int) -> Selection:
         return Selection(
@@ -317,6 +324,13 @@ class Pruner:
             **self.policy.metrics(),
             "pruned_share_so_far": 1.0 - self.num_trained / max(1, self.num_possible),
         }
+
+    def warnings(self) -> list[str]:
+        """Say what a user should know of the newest decision, a sentence or more each."""
+        found = [self.decision.warning(self.policy_name)]
+        if self.decision.scores is not None and (warning := self.policy.warning()) is not None:
+            found.append(f"{self.policy_name} for epoch {self.decision.epoch}: {warning}")
+        return [warning for warning in found if warning is not None]
 
     def _newest_scores(self) -> Tensor | None:
         decision, epochs = self.decision, self.trajectories.epochs

@@ -56,11 +56,12 @@ NUM_THREADS = int(os.environ.get("ALIGNPRUNE_TEST_THREADS", "1"))
 
 @pytest.fixture(autouse=True)
 def _no_leaks() -> Iterator[None]:
-    """Fail a test that leaves a loss tap, a grad mode or a thread count behind."""
+    """Fail a test that leaves a loss tap or a grad mode behind; begin without another's seed."""
     import torch
     from torch.overrides import _get_current_function_mode_stack
 
     torch.set_num_threads(NUM_THREADS)
+    os.environ.pop("PL_GLOBAL_SEED", None)  # another test's seed_everything leaves it behind
     logger = logging.getLogger("lightning.pytorch")
     level = logger.level
     yield

@@ -99,7 +99,7 @@ def _draw_group(axes: Any, rows: dict[int, Tensor], group: Tensor, label: str, c
 
 
 def plot_scores(findings: Findings) -> Any:
-    """Draw how the scores are spread, who is kept, and where labels begin to count as wrong.
+    """Draw the spread of the scores of kept and cut samples, and where labels count as wrong.
 
     Args:
         findings: What the run found.

@@ -26,7 +26,7 @@ class Findings(NamedTuple):
         num_samples: N.
         record: What each epoch trained, how long that took, what was saved.
         rows: Recorded values by epoch, shape (N,) each; NaN where a sample was not seen.
-        kept: Shape (N,), bool. Who was to train in the newest epoch decided about.
+        kept: Shape (N,), bool. Which samples the newest decision keeps.
         meaning: What the score says of labels, as ``Score.judges_labels``.
         noise: Estimated share of wrong labels and its standard error, or None.
         scores: Shape (N,), the newest scores, or None.
@@ -56,8 +56,8 @@ class Findings(NamedTuple):
         """
         if "findings" not in state:
             raise ValueError(
-                "expected a checkpoint with notes for an audit, got one of an older version. "
-                "Resume it and train an epoch or more."
+                "Findings: expected a checkpoint with notes for an audit, got one of an older "
+                "version. Resume it and train an epoch or more."
             )
         here: dict[str, Any] = _on_cpu(dict(state))
         found, bank = here["findings"], here["trajectories"]
@@ -118,14 +118,16 @@ def read_checkpoint(path: str | Path, weights_only: bool = True) -> Findings:
             if weights_only
             else "Is it a checkpoint?"
         )
-        raise ValueError(f"expected a checkpoint in {path}, got: {reason} {remedy}") from None
+        raise ValueError(
+            f"read_checkpoint: expected a checkpoint in {path}, got {reason!r}. {remedy}"
+        ) from None
     states = checkpoint.get("callbacks", {}) if isinstance(checkpoint, dict) else {}
     ours = [s for s in states.values() if isinstance(s, dict) and {"made_by", "kept"} <= s.keys()]
     if not ours:
         names = ", ".join(map(str, states)) or "none"
         raise ValueError(
-            f"expected the state of a DynamicPruningCallback in {path}, got the callbacks "
-            f"{names}. Give a checkpoint of a run that had one."
+            f"read_checkpoint: expected the state of a DynamicPruningCallback in {path}, got the "
+            f"callbacks {names}. Give a checkpoint of a run that had one."
         )
     return Findings.of_state(ours[0])
 

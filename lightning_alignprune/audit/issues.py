@@ -34,7 +34,7 @@ class LabelIssues:
 
     Attributes:
         columns: The table as plain lists, one entry per sample: ``index`` in the data set,
-            ``given_label``, ``suggested_label`` (the class most spoken for beside the given one),
+            ``given_label``, ``suggested_label`` (the likeliest other class),
             ``label_quality`` in [0, 1] (high = right), ``probability_right`` (the same where the
             score gives a probability, else None), ``is_issue``, ``kept``, ``cut_since`` (the first
             epoch of those from which the sample was left out, None where it is kept) and
@@ -184,8 +184,8 @@ class LabelIssues:
         write = kinds.get(Path(path).suffix.lower())
         if write is None:
             raise ValueError(
-                f"expected a file name that ends in {' or '.join(kinds)}, got {str(path)!r}. CSV "
-                "needs nothing installed."
+                f"LabelIssues.save: expected a file name that ends in {' or '.join(kinds)}, got "
+                f"{str(path)!r}. CSV needs nothing installed."
             )
         write(path)
 

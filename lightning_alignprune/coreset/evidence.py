@@ -41,7 +41,7 @@ class Evidence(NamedTuple):
         rows: What the method's signal recorded: one tensor of shape (N,) per epoch, oldest first.
         values: Shape (N,), float32, on the CPU: what the method read off the scoring pass; None
             without a pass.
-        labels: Shape (N,), int64, on the CPU, the given labels; None where nobody knows them.
+        labels: Shape (N,), int64, on the CPU, the given labels; None where they are not known.
         features: Shape (N, d), float32, on the CPU; None unless the method keeps them.
         seed: Seed of draws and of the order of equal scores.
     """

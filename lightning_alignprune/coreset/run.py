@@ -1,7 +1,6 @@
 """`CoresetRun`: warm-up, choice, a fresh start, and training on what was chosen."""
 
 import copy
-import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal, get_args
@@ -17,6 +16,7 @@ from lightning_alignprune.coreset.warmup import CORESETS, CoresetWarmup
 from lightning_alignprune.functional.draws import draw_seed
 from lightning_alignprune.policies import StaticSubset
 from lightning_alignprune.state.index_file import check_suffix, read_indices, write_indices
+from lightning_alignprune.trainer_access.internals import global_seed
 
 IfExists = Literal["refuse", "use", "replace"]
 IF_EXISTS: tuple[IfExists, ...] = get_args(IfExists)
@@ -210,7 +210,7 @@ def _seed_of(seed: int | None, number: int) -> int | None:
     """Give each warm-up after the first a seed of its own."""
     if number == 0:
         return seed
-    return draw_seed(int(os.environ.get("PL_GLOBAL_SEED", "0")) if seed is None else seed, number)
+    return draw_seed(global_seed() if seed is None else seed, number)
 
 
 def _with_callback(trainer: Trainer, callback: DynamicPruningCallback) -> Trainer:

@@ -11,7 +11,7 @@ from lightning_alignprune.coreset.evidence import SeenBatch
 from lightning_alignprune.coreset.features import FeatureHook
 from lightning_alignprune.coreset.methods.base import CoresetMethod
 from lightning_alignprune.reference.evaluation import EvaluatedBatch, evaluated_batches
-from lightning_alignprune.tap.tapped_step import is_classification
+from lightning_alignprune.tap.tapped_step import is_classification, loss_and_own
 from lightning_alignprune.trainer_access.dataset_labels import read_labels
 from lightning_alignprune.trainer_access.errors import refusal
 from lightning_alignprune.trainer_access.loaders import in_index_order
@@ -104,7 +104,7 @@ def scoring_pass(
 
 def _seen(evaluated: EvaluatedBatch, method: CoresetMethod, hook: FeatureHook | None) -> SeenBatch:
     tap, returned, _ = evaluated
-    own = returned.get("sample_loss") if isinstance(returned, dict) else None
+    _, own = loss_and_own(returned)
     if own is not None and not method.needs_labels:
         return SeenBatch(own.detach().float())
     name = type(method).__name__

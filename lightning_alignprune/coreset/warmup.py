@@ -172,7 +172,7 @@ class CoresetWarmup(DynamicPruningCallback):
         # Rank 0's choice counts: passes on several devices may differ in the last digit.
         chosen = self.choose() if exchange.rank == 0 else None
         if self.path is not None and chosen is not None:
-            write_indices(self.path, chosen)  # before the others hear of it, who may read it next
+            write_indices(self.path, chosen)  # before other ranks go on and read it
         self.indices = exchange.from_rank_zero(chosen)
         if self.path is not None:
             num_kept, num_samples = len(self.indices), self.evidence.num_samples

@@ -98,7 +98,7 @@ class NoisyLabelDataModule(LightningDataModule, ABC):
         """Read the true labels of the official training part, shape (M,), int64, in its order.
 
         Raises:
-            ValueError: If nobody knows them.
+            ValueError: If they are not known.
         """
         raise ValueError(
             f"{type(self).__name__}: expected a data set whose true training labels are known, got "

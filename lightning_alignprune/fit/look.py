@@ -51,7 +51,7 @@ def look_at_left_out(fit: RunningFit, pruner: Pruner, recorder: StepRecorder) ->
     values = torch.cat([each.values.to(own.device).float() for each in seen])
     noted = [each.notes.to(own.device).T for each in seen if each.notes is not None]
     parts = [own, values[: len(own)], *([torch.cat(noted)[: len(own)]] if noted else [])]
-    if pruner.shard.is_whole:  # else nobody else keeps losses of these
+    if pruner.shard.is_whole:  # else no other rank keeps losses of these
         parts = fit.exchange.concatenated(*parts)
     return Collected(parts[0], parts[1], parts[2].T if noted else None)
 
@@ -82,7 +82,7 @@ def _lent(fit: RunningFit, loader: Iterable[Any]) -> Iterator[Any]:
         yield access.as_train_batch(fit.trainer, batch)
 
 
-def is_due(pruner: Pruner, epoch: int, max_epochs: Any) -> bool:
+def is_due(pruner: Pruner, epoch: int, max_epochs: int | None) -> bool:
     """Say whether the policy asks for a look after ``epoch``; never after the last."""
     every = pruner.policy.look_every if pruner.has_looks else 0
     return every > 0 and epoch % every == 0 and epoch + 1 != max_epochs

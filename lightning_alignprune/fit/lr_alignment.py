@@ -52,8 +52,8 @@ class ScheduleAlignment:
         self._module = module
         self.full_batches = full_batches
         self._configs: list[LRSchedulerConfig] = []
-        self._epoch_start = [0] * len(self._configs)
-        self._position = [0] * len(self._configs)
+        self._epoch_start: list[int] = []
+        self._position: list[int] = []
         self._batches_done = 0
         self._global_step = trainer.global_step
         configs = [

@@ -13,7 +13,7 @@ from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.utilities.signature_utils import is_param_in_hook_signature
 
 from lightning_alignprune.policies import Policy
-from lightning_alignprune.reference.pseudo_clean import PseudoClean, PseudoModerate
+from lightning_alignprune.reference import PseudoModerate, is_pseudo
 from lightning_alignprune.state.trusted import TrustedSamples
 from lightning_alignprune.trainer_access.errors import OWNER, refusal
 from lightning_alignprune.trainer_access.ranks import RankExchange
@@ -118,7 +118,7 @@ def check_fixed(policy: Policy, reference: object) -> None:
             "Use partition='replicated', or set works_on_shares = True on the policy if it adds up "
             "over ranks with context.all_reduce.",
         )
-    if reference == "pseudo" or isinstance(reference, PseudoClean):
+    if is_pseudo(reference):
         name = reference if isinstance(reference, str) else type(reference).__name__
         raise refusal(
             "a reference apart from the training set with partition='fixed'",

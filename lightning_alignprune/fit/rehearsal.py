@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.utils.checkpoint import CheckpointError
 
 from lightning_alignprune.tap.loss_tap import LossTap
-from lightning_alignprune.tap.tapped_step import TappedStep
+from lightning_alignprune.tap.tapped_step import TappedStep, loss_and_own
 from lightning_alignprune.trainer_access.errors import OWNER, refusal
 from lightning_alignprune.trainer_access.running_fit import RunningFit
 from lightning_alignprune.trainer_access.traceless import rehearsing
@@ -46,9 +46,7 @@ def rehearse_weights(fit: RunningFit, indices: Tensor, args: Any, kwargs: Any) -
         with rehearsing(fit.trainer, fit.module):
             with tap:
                 returned = fit.module.training_step(*args, **kwargs)
-            loss, own = returned, None
-            if isinstance(returned, dict):
-                loss, own = returned.get("loss"), returned.get("sample_loss")
+            loss, own = loss_and_own(returned)
             if isinstance(loss, Tensor) and loss.requires_grad:
                 step = TappedStep(len(indices), loss, tap.calls, own)
                 is_made_of_own = step.is_made_of_user_losses()

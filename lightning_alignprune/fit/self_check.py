@@ -44,8 +44,8 @@ class SelfCheck:
     What it compares:
 
     * The order. ``collate_fn`` keeps the order of its items.
-    * The rows. The losses that were seen go with the samples when these change places, whoever
-      else is in the batch. A ``sample_loss`` of the user's own may depend on others.
+    * The rows. The losses that were seen go with the samples when these change places,
+      whatever else is in the batch. A ``sample_loss`` of the user's own may depend on others.
     * The value. What was seen, with its coefficients, adds up to the loss that the step returned,
       up to terms that are the same for any samples, such as a penalty on the weights.
 
@@ -69,7 +69,7 @@ class SelfCheck:
         self._is_due = self._is_first = True
         self._probed: UntrainedPass | None = None
         self._known_form: tuple[str, ...] | None = None
-        self._few: list[Any] | None = None
+        self._few: list[Any] | None = None  # items of the step's own batch, too few for others
         items.want()
 
     @property

@@ -2,10 +2,9 @@
 
 import copy
 import math
-import os
 import weakref
 from collections.abc import Callable
-from typing import Any, Literal, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import torch
 from lightning.pytorch import LightningModule, Trainer
@@ -33,6 +32,7 @@ from lightning_alignprune.fit.self_check import SelfCheck
 from lightning_alignprune.fit.step_recorder import StepRecorder
 from lightning_alignprune.functional.draws import draw_seed
 from lightning_alignprune.in_batch import BatchChoice
+from lightning_alignprune.presets import OnNonfiniteLoss, ReferenceSource, TrajectoryDevice
 from lightning_alignprune.pruner import BadLossError, Decision, Parts, Pruner
 from lightning_alignprune.reference import (
     ReferenceWeights,
@@ -69,12 +69,12 @@ class PruningSettings(Protocol):
     """What a session reads of its callback; the callback's docs say what each means."""
 
     parts: Parts
-    reference: Any
+    reference: ReferenceSource
     seed: int | None
-    device: Literal["auto", "cpu"]
+    device: TrajectoryDevice
     dtype: StorageDtype
     keep_history: bool
-    on_nonfinite_loss: Literal["raise", "skip"]
+    on_nonfinite_loss: OnNonfiniteLoss
     align_lr_schedules: bool
     restore_rng: bool
     partition: Partition
@@ -128,7 +128,7 @@ class FitSession:
             callback.reference, self._fit, *parts[:3], callback.reference_weights
         )
         seed = callback.seed
-        self._seed = int(os.environ.get("PL_GLOBAL_SEED", "0")) if seed is None else seed
+        self._seed = access.global_seed() if seed is None else seed
         self._generator = torch.Generator() if callback.restore_rng else None
         self._recorder = StepRecorder(
             parts.signal, not module.automatic_optimization, self._rehearse_weights, module
@@ -292,13 +292,9 @@ class FitSession:
     def _new_pruner(self, sampler: PrunedSampler) -> Pruner:
         callback = self._callback
         # Copies: a second run with this callback must not start from the first one's EMA.
-        signal, score, policy, schedule = callback.parts
         return Pruner(
             sampler.num_samples,
-            copy.deepcopy(signal),
-            copy.deepcopy(score),
-            copy.deepcopy(policy),
-            schedule,
+            *copy.deepcopy(callback.parts),
             seed=sampler.seed,
             device="cpu" if callback.device == "cpu" else self._fit.module.device,
             dtype=callback.dtype,
@@ -409,13 +405,13 @@ class FitSession:
     # ---- the epoch end ----------------------------------------------------------------------
 
     def start_validation(self) -> None:
-        """Hear that a validation pass begins, which may be the reference."""
+        """Called when a validation pass begins, which may be the reference."""
         self.started().record.pause()
         if self._reference is not None:
             self._reference.start_validation()
 
     def end_validation(self) -> None:
-        """Hear that it ended."""
+        """Called when it has ended."""
         if self._reference is not None:
             self._reference.end_validation()
         self.note_rng()
@@ -494,16 +490,14 @@ class FitSession:
         )
         decision = pruner.decide(epoch, progress)
         self.announced().follow()
-        if (warning := decision.warning(pruner.policy_name)) is not None:
+        for warning in pruner.warnings():
             rank_zero_warn(f"{OWNER}: {warning}")
-        if decision.scores is not None and (warning := pruner.policy.warning()) is not None:
-            rank_zero_warn(f"{OWNER}: {pruner.policy_name} for epoch {epoch}: {warning}")
         return decision
 
     # ---- what stays -------------------------------------------------------------------------
 
     def announced(self) -> Announcements:
-        """Return what speaks for a fit that has begun."""
+        """Return the announcements of a fit that has begun."""
         assert self._announcements is not None, "a hook of a fit ran before on_train_start"
         return self._announcements
 

@@ -142,7 +142,7 @@ class StepRecorder:
 
     @property
     def is_armed(self) -> bool:
-        """Whether a batch has begun and nobody has collected its values."""
+        """Whether a batch has begun whose values were not collected yet."""
         return self._indices is not None
 
     def collect(self) -> "Collected | None":

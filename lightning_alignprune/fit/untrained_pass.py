@@ -15,7 +15,7 @@ from lightning_alignprune.fit.batch_indices import BatchIndices
 from lightning_alignprune.fit.rng_state import are_same, collect_rng_states
 from lightning_alignprune.functional.row_order import follow_samples
 from lightning_alignprune.tap.loss_tap import LossTap
-from lightning_alignprune.tap.tapped_step import TappedStep
+from lightning_alignprune.tap.tapped_step import TappedStep, loss_and_own
 from lightning_alignprune.tap.untapped import Untapped, untapped
 from lightning_alignprune.trainer_access import internals as access
 from lightning_alignprune.trainer_access.batch_items import fresh
@@ -55,7 +55,7 @@ class UntrainedPass(NamedTuple):
         return [name for name, _ in self.losses]
 
     def follow(self, after: "UntrainedPass", order: Tensor) -> dict[str, bool | None]:
-        """Say of each call whether its losses went with the samples; None where nobody can tell.
+        """Say of each call whether its losses went with the samples; None where it cannot be told.
 
         Args:
             after: The step on items in another order, or on a part of them.
@@ -152,9 +152,7 @@ def _run(fit: RunningFit, args: Sequence[Any], num_rows: int) -> TappedStep:
     tap = LossTap(torch.arange(num_rows, device=fit.module.device), keeps_given=True)
     with tap:
         returned = fit.module.training_step(*args)
-    loss, own = returned, None
-    if isinstance(returned, dict):
-        loss, own = returned.get("loss"), returned.get("sample_loss")
+    loss, own = loss_and_own(returned)
     return TappedStep(num_rows, loss if isinstance(loss, Tensor) else None, tap.calls, own)
 
 

@@ -79,7 +79,9 @@ def alignment(
         )
     rows = list(losses)
     if not rows:
-        raise ValueError("alignment: expected at least one recorded epoch, got none.")
+        raise ValueError(
+            "alignment: expected at least one recorded epoch, got none. Record an epoch first."
+        )
     device, num_samples = rows[0].device, rows[0].shape[0]
     # Centring u once keeps float32 exact enough when the reference hardly moves.
     u = reference.to(device=device, dtype=torch.float64)

@@ -23,7 +23,7 @@ _MAX_ITERATIONS = 30
 _LARGEST_LOGIT = 1e4
 # Standard errors that a gain must stand out by, and how many over n more: that of a handful of
 # samples is itself hardly known. Without them ten samples of each of three classes could harm the
-# loss by 20 %; with them no draw of tests/unit/test_calibration.py harms by 1 %.
+# loss by 20 %; with them no draw of tests/unit/functional/test_calibration.py harms by 1 %.
 _CONFIDENCE = 1.0
 _CAUTION = 45.0
 
@@ -131,10 +131,7 @@ def calibrate(
         and 20 classes. Above 128 classes the map is one factor and one offset per class. Source:
         matrix and vector scaling (Guo et al., 2017), here shrunk towards the identity.
     """
-    remedy = "1, 10 and 100 are the defaults."
-    strengths = check_floats("calibrate", "strengths", strengths, above=0, remedy=remedy)
-    if not strengths:
-        raise ValueError("calibrate: expected strengths not to be empty, got (). Give 10.")
+    strengths = check_strengths("calibrate", strengths)
     if logits.ndim != 2 or labels.shape != logits.shape[:1] or not len(labels):
         raise ValueError(
             "calibrate: expected logits of shape (n, C) and labels of shape (n,) with n of at "
@@ -143,6 +140,24 @@ def calibrate(
     # The caller may be in a validation pass, whose tensors autograd refuses: copies.
     with torch.inference_mode(False):
         return _calibrate(_bounded(logits.detach()).clone(), labels.clone(), strengths)
+
+
+def check_strengths(owner: str, strengths: object) -> tuple[float, ...]:
+    """Return penalties to choose from, at least one.
+
+    Args:
+        owner: Opens the message of an error.
+        strengths: What was given.
+
+    Raises:
+        TypeError: If it is no sequence of numbers.
+        ValueError: If it is empty or a number is not above 0.
+    """
+    remedy = "1, 10 and 100 are the defaults."
+    found = check_floats(owner, "strengths", strengths, above=0, remedy=remedy)
+    if not found:
+        raise ValueError(f"{owner}: expected strengths not to be empty, got (). Give 10.")
+    return found
 
 
 def _bounded(logits: Tensor) -> Tensor:

@@ -69,7 +69,7 @@ class SampleStateLoss(nn.Module):
                 of the running step.
 
         Raises:
-            RuntimeError: In training, if nobody knows which samples they are.
+            RuntimeError: In training, if it is not known which samples they are.
             ValueError: If shapes do not fit.
         """
         self._check(logits, labels)

@@ -8,6 +8,7 @@ from typing_extensions import override
 
 from lightning_alignprune._checks import check_float
 from lightning_alignprune.functional.selection import Selection, draw_fixed_count, draw_largest
+from lightning_alignprune.policies._fractions import check_prune_fraction
 from lightning_alignprune.policies.base import Policy, SelectionContext
 
 
@@ -19,10 +20,7 @@ class _Bandit(Policy):
 
     def __init__(self, prune_fraction: float, newest_share: float) -> None:
         owner = type(self).__name__
-        remedy = "It is the share of samples left out of an epoch."
-        self.prune_fraction = check_float(
-            owner, "prune_fraction", prune_fraction, low=0, below=1, remedy=remedy
-        )
+        self.prune_fraction = check_prune_fraction(owner, prune_fraction)
         remedy = "1 uses the newest score alone."
         self.newest_share = check_float(
             owner, "newest_share", newest_share, above=0, high=1, remedy=remedy
@@ -86,6 +84,7 @@ class EpsilonGreedy(_Bandit):
         newest_share: Weight of the newest score in the average, in (0, 1].
 
     Raises:
+        TypeError: If a value is of the wrong kind.
         ValueError: If a value is out of range.
 
     Note:
@@ -122,6 +121,7 @@ class UCB(_Bandit):
         newest_share: Weight of the newest score in the averages, in (0, 1].
 
     Raises:
+        TypeError: If a value is of the wrong kind.
         ValueError: If a value is out of range.
 
     Note:

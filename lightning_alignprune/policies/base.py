@@ -10,8 +10,7 @@ from torch import Tensor
 from lightning_alignprune.functional.draws import draw_seed
 from lightning_alignprune.functional.selection import AllReduce, Selection
 from lightning_alignprune.schedule import Finish
-from lightning_alignprune.signals._loss_ranks import LossRanks
-from lightning_alignprune.signals.base import Signal
+from lightning_alignprune.signals import LossRanks, Signal
 from lightning_alignprune.state.trajectories import LossTrajectories
 
 
@@ -101,6 +100,7 @@ class Policy(ABC):
             epochs before the schedule's ``start_epoch``; the scores are all NaN then. Epoch 0
             trains on everything otherwise.
         needs_signal: The kind of signal whose values the scores must be of; None for any.
+        signal_remedy: What to do where it is another, as a sentence.
     """
 
     finish: Finish = "full"
@@ -128,10 +128,15 @@ class Policy(ABC):
         """
 
     def to_look_at(self, kept: Tensor) -> Tensor:
-        """Say which samples are left out for what they are, shape (N,), bool.
+        """Say which samples are cut, as against those that only sit out an epoch.
 
-        They are looked at, and the audit calls them cut; who only sits out an epoch is not among
-        them. ``kept`` is the newest selection's.
+        A look takes in those that are cut, and the audit calls them so.
+
+        Args:
+            kept: Shape (N,), bool, of the newest selection.
+
+        Returns:
+            Shape (N,), bool; by default everything that is not kept.
         """
         return ~kept
 

@@ -24,6 +24,7 @@ class IES(Policy):
             epoch, and for as long as its last losses do not show again that it is mastered.
 
     Raises:
+        TypeError: If a value is of the wrong kind.
         ValueError: If a value is out of range.
 
     Note:

@@ -30,6 +30,7 @@ class InfoBatch(Policy):
         keep_floor: Smallest share of low samples that is kept, in [0, 1]. The public code has 0.1.
 
     Raises:
+        TypeError: If a value is of the wrong kind.
         ValueError: If a value is out of range.
 
     Note:

@@ -59,6 +59,7 @@ class MixtureCut(Policy):
             the dataset. Counted within each rank's share for ``partition="fixed"``.
 
     Raises:
+        TypeError: If a value is of the wrong kind.
         ValueError: If a value is out of range.
 
     Attributes:

@@ -14,12 +14,13 @@ from lightning_alignprune.policies._floors import with_floors
 from lightning_alignprune.policies.base import Policy, SelectionContext
 
 _READMIT_STREAM = 4
-# Of all that the probabilities call wrong, more than this among what they do not call surely wrong:
-# they are too soft to cut by alone. Sharp ones left 0.15 to 0.31 there, soft ones 0.56 to 0.71.
+# Probabilities are too soft to cut by alone where more than the share _SOFT of the expected wrong
+# labels lies below _SURELY_WRONG. In runs where they were sharp 0.15 to 0.31 of it lay there, in
+# runs where they were soft 0.56 to 0.71.
 _SURELY_WRONG, _SOFT = 0.9, 0.45
-# A change of the cut by fewer of all samples is no leap.
+# Share of all samples by which a cut must change to be warned of.
 _LEAP = 0.05
-# Epochs without a better reference loss after which a network learns by heart.
+# Epochs without a better reference loss after which the network is taken to memorise.
 _MEMORISES = 5
 
 

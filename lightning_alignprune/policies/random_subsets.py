@@ -7,17 +7,13 @@ import torch
 from torch import Tensor
 from typing_extensions import override
 
-from lightning_alignprune._checks import check_float, message
+from lightning_alignprune._checks import message
 from lightning_alignprune.functional.selection import Selection, draw_fixed_count
+from lightning_alignprune.policies._fractions import check_prune_fraction
 from lightning_alignprune.policies.base import Policy, SelectionContext
 from lightning_alignprune.state.index_file import SUFFIXES, read_indices
 
 _ONE_DRAW_PER_RUN = -1  # stands where a draw has its epoch
-
-
-def _check_fraction(owner: str, prune_fraction: float) -> float:
-    remedy = "It is the share of samples left out of an epoch."
-    return check_float(owner, "prune_fraction", prune_fraction, low=0, below=1, remedy=remedy)
 
 
 def _check_indices(indices: object) -> Tensor:
@@ -35,11 +31,21 @@ def _check_indices(indices: object) -> Tensor:
         shown = indices if isinstance(indices, (str, int, float)) else type(indices)
         raise TypeError(message(owner, "indices", constraint, shown, remedy))
     found = found.to(torch.int64)
-    if not len(found) or int(found.min()) < 0 or len(torch.unique(found)) < len(found):
-        value = f"{len(found)} value(s)"
-        remedy = "Pass None for a random subset."
+    if (fault := _fault_in(found)) is not None:
+        value, remedy = fault
         raise ValueError(message(owner, "indices", constraint, value, remedy))
     return found
+
+
+def _fault_in(indices: Tensor) -> tuple[object, str] | None:
+    """Return what is wrong with sample numbers, and what to do; None if nothing is."""
+    if not len(indices):
+        return "none", "Pass None for a random subset."
+    if int(indices.min()) < 0:
+        return int(indices.min()), "Count from the beginning of the training set."
+    ordered = indices.sort().values
+    twice = ordered[1:][ordered[1:] == ordered[:-1]]
+    return (f"{int(twice[0])} twice", "List each sample once.") if len(twice) else None
 
 
 def _draw(keep_fraction: float, context: SelectionContext, epoch: int) -> Selection:
@@ -60,6 +66,7 @@ class DynamicRandom(Policy):
             ``round((1 - prune_fraction) * N)`` are kept, with weight 1.
 
     Raises:
+        TypeError: If a value is of the wrong kind.
         ValueError: If ``prune_fraction`` is out of range.
 
     Note:
@@ -73,7 +80,7 @@ class DynamicRandom(Policy):
     works_on_shares = True
 
     def __init__(self, prune_fraction: float = 0.5) -> None:
-        self.prune_fraction = _check_fraction("DynamicRandom", prune_fraction)
+        self.prune_fraction = check_prune_fraction("DynamicRandom", prune_fraction)
         self.keep_fraction = 1.0 - self.prune_fraction
 
     @override
@@ -114,7 +121,7 @@ class StaticSubset(Policy):
     def __init__(
         self, prune_fraction: float = 0.5, indices: Sequence[int] | str | Path | None = None
     ) -> None:
-        self.prune_fraction = _check_fraction("StaticSubset", prune_fraction)
+        self.prune_fraction = check_prune_fraction("StaticSubset", prune_fraction)
         self.keep_fraction = 1.0 - self.prune_fraction
         self.indices = None if indices is None else _check_indices(indices)
 

@@ -6,8 +6,8 @@ import torch
 from torch import Tensor
 from typing_extensions import override
 
-from lightning_alignprune._checks import check_float
 from lightning_alignprune.functional.selection import Selection, next_subset
+from lightning_alignprune.policies._fractions import check_prune_fraction
 from lightning_alignprune.policies.base import Policy, SelectionContext
 
 
@@ -35,10 +35,7 @@ class RS2(Policy):
     works_on_shares = True
 
     def __init__(self, prune_fraction: float = 0.5) -> None:
-        remedy = "It is the share of samples left out of an epoch."
-        self.prune_fraction = check_float(
-            "RS2", "prune_fraction", prune_fraction, low=0, below=1, remedy=remedy
-        )
+        self.prune_fraction = check_prune_fraction("RS2", prune_fraction)
         self.keep_fraction = 1.0 - self.prune_fraction
         self._used: Tensor | None = None
 

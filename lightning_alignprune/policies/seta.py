@@ -32,6 +32,7 @@ class SeTa(Policy):
             ``"high"`` as with an alignment score, ``"auto"`` as the score itself says.
 
     Raises:
+        TypeError: If a value is of the wrong kind.
         ValueError: If a value is out of range or the window would hold no group.
 
     Note:

@@ -65,16 +65,16 @@ class Reference(ABC):
         return None
 
     def before_batch(self, batch_idx: int) -> None:  # noqa: B027
-        """Hear that a batch begins."""
+        """Called when a batch begins."""
 
     def after_batch(self) -> None:  # noqa: B027
-        """Hear that a batch is done."""
+        """Called when a batch is done."""
 
     def start_validation(self) -> None:  # noqa: B027
-        """Hear that a validation pass begins."""
+        """Called when a validation pass begins."""
 
     def end_validation(self) -> None:  # noqa: B027
-        """Hear that it ended."""
+        """Called when it has ended."""
 
     @property
     def around_validation_step(self) -> Callable[..., Any] | None:

@@ -6,7 +6,7 @@ from lightning.pytorch.utilities.rank_zero import rank_zero_info
 
 from lightning_alignprune.policies import Policy
 from lightning_alignprune.reference.base import Reference
-from lightning_alignprune.reference.pseudo_clean import PseudoClean, PseudoReference
+from lightning_alignprune.reference.pseudo_clean import PSEUDO, PseudoClean, PseudoReference
 from lightning_alignprune.reference.reference_set import ReferenceSet
 from lightning_alignprune.reference.samples import ReferenceWeights, SampleDetail
 from lightning_alignprune.reference.validation_pass import (
@@ -19,7 +19,6 @@ from lightning_alignprune.signals import Signal
 from lightning_alignprune.trainer_access.errors import OWNER, refusal
 from lightning_alignprune.trainer_access.running_fit import RunningFit
 
-PSEUDO = "pseudo"
 HOOK = "reference_dataloader"
 
 

@@ -18,7 +18,7 @@ def learn_from_reference(
     Args:
         reference: The reference, whose samples are taken out of it.
         signal: What is recorded.
-        score: Who may need the samples.
+        score: How good a sample is; it may need the samples too.
 
     Raises:
         MisconfigurationException: If the pass did not show what signal or score need.

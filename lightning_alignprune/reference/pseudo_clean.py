@@ -12,6 +12,7 @@ from torch.utils.data import DataLoader
 from typing_extensions import override
 
 from lightning_alignprune._checks import check_bool, check_float, check_int
+from lightning_alignprune.functional.alignment import mean_trajectory
 from lightning_alignprune.functional.coreset import moderate_subset, small_loss_subset
 from lightning_alignprune.reference.base import Reference
 from lightning_alignprune.reference.evaluation import training_logits
@@ -19,6 +20,8 @@ from lightning_alignprune.state.trajectories import LossTrajectories
 from lightning_alignprune.trainer_access.dataset_labels import read_labels
 from lightning_alignprune.trainer_access.loaders import in_index_order
 from lightning_alignprune.trainer_access.running_fit import RunningFit
+
+PSEUDO = "pseudo"
 
 
 class PseudoClean:
@@ -66,17 +69,10 @@ class PseudoClean:
 
     def choose(self, trajectories: LossTrajectories, labels: Tensor | None) -> Tensor:
         """Return the indices of the samples with the smallest mean loss, int64, ascending."""
-        total = torch.zeros(trajectories.num_samples, device=trajectories.device)
-        seen = torch.zeros_like(total)
-        for row in trajectories.rows:
-            losses = row.float()
-            total += losses.nan_to_num(nan=0.0)
-            seen += ~losses.isnan()
-        if labels is not None and self.balanced:
-            labels = labels.to(total.device)
-        else:
-            labels = None
-        return small_loss_subset(total / seen, self.count(len(total)), labels)
+        means = mean_trajectory(trajectories.rows)
+        if labels is not None:
+            labels = labels.to(means.device) if self.balanced else None
+        return small_loss_subset(means, self.count(len(means)), labels)
 
     def refresh(
         self, trajectories: LossTrajectories, labels: Tensor | None, chosen: Tensor | None = None
@@ -110,6 +106,11 @@ class PseudoModerate(PseudoClean):
         self.after_epochs = check_int(
             "PseudoModerate", "after_epochs", after_epochs, low=1, remedy=remedy
         )
+
+
+def is_pseudo(reference: object) -> bool:
+    """Say whether a given reference is made of the training samples' own losses."""
+    return reference == PSEUDO if isinstance(reference, str) else isinstance(reference, PseudoClean)
 
 
 class PseudoReference(Reference):

@@ -9,7 +9,12 @@ from torch import Tensor
 from lightning_alignprune.reference.samples import KeptSamples, SampleDetail
 from lightning_alignprune.signals import ReferenceSamples
 from lightning_alignprune.tap.loss_tap import LossTap
-from lightning_alignprune.tap.tapped_step import TappedCall, is_classification, main_call
+from lightning_alignprune.tap.tapped_step import (
+    TappedCall,
+    is_classification,
+    loss_and_own,
+    main_call,
+)
 from lightning_alignprune.trainer_access.errors import refusal
 from lightning_alignprune.trainer_access.ranks import RankExchange
 
@@ -35,8 +40,7 @@ class PassTotals:
     def add(self, tap: LossTap, returned: Any, batch: Any) -> None:
         """Add one batch: the tapped vector, else the module's own, else the returned loss."""
         self.num_batches += 1
-        loss = returned.get("loss") if isinstance(returned, dict) else returned
-        vector = returned.get("sample_loss") if isinstance(returned, dict) else None
+        loss, vector = loss_and_own(returned)
         call = main_call(tap.calls, loss)
         if vector is None and call is not None:
             vector = call.losses

@@ -35,6 +35,7 @@ class DynamicAlignment(TrajectoryScore):
             has no gate.
 
     Raises:
+        TypeError: If a value is of the wrong kind.
         ValueError: If a value is out of range.
 
     Note:

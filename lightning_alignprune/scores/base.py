@@ -8,7 +8,7 @@ from torch import Tensor
 from typing_extensions import override
 
 from lightning_alignprune._checks import check_choice, check_int
-from lightning_alignprune.signals.base import Signal
+from lightning_alignprune.signals import Signal
 from lightning_alignprune.state.trajectories import LossTrajectories, TrajectoryView
 
 Gate = Literal["reference", "none"]
@@ -27,6 +27,7 @@ class Score(ABC):
         needs_reference_samples: Whether the losses of its samples must be, not only their mean.
         needs_first: Whether each sample's first loss must be kept, ``trajectories.first``.
         needs_signal: The kind of signal that it reads; None for any.
+        signal_remedy: What to do where it is another, as a sentence.
         min_observations: How many recorded epochs it takes until a score can be defined.
         window: How many epochs of losses :meth:`compute` looks at; None for all of them.
         gate: ``"reference"`` if :meth:`compute` looks only at the epochs up to the best reference
@@ -69,7 +70,7 @@ def check_goes_with(signal: Signal, *parts: ReadsSignal) -> None:
     """Refuse a score or policy that reads something else than what is recorded.
 
     Raises:
-        ValueError: If the signal is none of the kind that it needs.
+        ValueError: If the signal is of another kind than one of them needs.
     """
     for part in parts:
         needed = part.needs_signal

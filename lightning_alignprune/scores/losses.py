@@ -58,6 +58,7 @@ class MeanLoss(TrajectoryScore):
             a reference set; ``"none"`` does not.
 
     Raises:
+        TypeError: If a value is of the wrong kind.
         ValueError: If a value is out of range.
 
     Note:

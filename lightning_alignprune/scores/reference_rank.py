@@ -25,6 +25,7 @@ class ReferenceRank(TrajectoryScore):
         gate: ``"reference"`` leaves out the epochs after the best reference loss so far.
 
     Raises:
+        TypeError: If a value is of the wrong kind.
         ValueError: If a value is out of range.
 
     Note:

@@ -57,18 +57,18 @@ def seen_logits(step: TappedStep) -> SeenLogits:
 
 
 def label_notes(
-    seen: SeenLogits, likings: Tensor, calibrated_losses: Tensor | None = None
+    seen: SeenLogits, evidence: Tensor, calibrated_losses: Tensor | None = None
 ) -> Tensor:
     """Return a step's notes for the audit, as :meth:`Signal.label_notes` does.
 
     Args:
         seen: What was seen of the step.
-        likings: Shape (B, C), at least 0. How much speaks for each class; rows of any sum.
+        evidence: Shape (B, C), at least 0. How much speaks for each class; rows of any sum.
         calibrated_losses: Shape (B,), of the calibrated predictions, or None if there are none.
     """
-    others = likings.scatter(1, seen.labels.unsqueeze(1), -1.0)
+    others = evidence.scatter(1, seen.labels.unsqueeze(1), -1.0)
     best = others.max(1)
-    support = (best.values / likings.sum(1)).nan_to_num(0.0).clamp(0, 1)
+    support = (best.values / evidence.sum(1)).nan_to_num(0.0).clamp(0, 1)
     losses = seen.losses.float()
     last = torch.full_like(losses, torch.nan) if calibrated_losses is None else calibrated_losses
     notes = torch.stack([losses, seen.labels.float(), best.indices.float(), support, last])
@@ -112,7 +112,7 @@ class MapInUse:
         return found
 
     def state_dict(self) -> dict[str, Any]:
-        """Return tensors and primitives only; the fold maps are left to who needs them."""
+        """Return tensors and primitives only, without the fold maps."""
         parts = None if self._calibrator is None else tuple(self._calibrator)
         return {"calibrator": parts, "strength": self.strength}
 

@@ -37,6 +37,7 @@ class Signal(ABC):
     Attributes:
         weighting: How a policy's weights reach the gradient: ``"sample"`` multiplies each sample's
             loss inside the step, ``"batch"`` multiplies the batch loss by the mean weight.
+        plain_loss: Whether losses are recorded without label smoothing.
         needs_reference: Whether a reference set must be there, for :meth:`follow_reference`.
         needs_logits: Whether it needs the reference's logits and labels.
         compares_with_reference: Whether the reference's losses are in the unit of what is recorded,
@@ -59,9 +60,9 @@ class Signal(ABC):
     def label_notes(self, step: TappedStep) -> Tensor | None:
         """Return what the step says of its samples' labels, for the audit, or None if nothing.
 
-        Shape (5, B), float32: the plain loss, the given label, the class that speaks most for
-        itself among the others, how much does, in [0, 1], and the loss of the calibrated
-        prediction, NaN if there is none. NaN for a sample without a label.
+        Shape (5, B), float32: the plain loss, the given label, the likeliest other class, how
+        likely it is, in [0, 1], and the loss of the calibrated prediction, NaN if there is none.
+        NaN for a sample without a label.
         Asked for after :meth:`values` where the score judges labels; no host wait.
         """
         return None
@@ -79,7 +80,10 @@ class Signal(ABC):
         return None
 
     def close_notes(self, calibrated_losses: Tensor) -> None:  # noqa: B027
-        """Take in what :meth:`label_notes` said in an epoch last, shape (N,); NaN = not seen."""
+        """Take in the epoch's calibrated losses, the last row of the notes, shape (N,).
+
+        NaN where a sample was not seen or has none.
+        """
 
     @property
     def loss_ranks(self) -> LossRanks | None:
@@ -98,7 +102,8 @@ class Signal(ABC):
     def follow_reference(self, samples: ReferenceSamples) -> ReferenceSamples:
         """Learn from the reference pass at the epoch end; return its losses as we would record.
 
-        Called on rank 0's behalf on every rank; the others then take :meth:`learned` from rank 0.
+        Called on every rank. What rank 0 has learned then reaches the others through
+        :meth:`learned` and :meth:`load_learned`, so that all go on alike.
         """
         return samples
 

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 from typing_extensions import override
 
-from lightning_alignprune._checks import check_floats
+from lightning_alignprune.functional.calibration import STRENGTHS, check_strengths
 from lightning_alignprune.signals._seen_logits import MapInUse, label_notes, seen_logits
 from lightning_alignprune.signals.base import ReferenceSamples, Signal
 from lightning_alignprune.tap.tapped_step import TappedStep
@@ -46,13 +46,8 @@ class CalibratedLoss(Signal):
     needs_reference = True
     needs_logits = True
 
-    def __init__(self, strengths: Sequence[float] = (1.0, 10.0, 100.0)) -> None:
-        remedy = "1, 10 and 100 are the defaults."
-        self.strengths = check_floats(
-            "CalibratedLoss", "strengths", strengths, above=0, remedy=remedy
-        )
-        if not self.strengths:
-            raise ValueError("CalibratedLoss: expected strengths not to be empty, got (). Give 10.")
+    def __init__(self, strengths: Sequence[float] = STRENGTHS) -> None:
+        self.strengths = check_strengths("CalibratedLoss", strengths)
         self._map = MapInUse(self.strengths)
 
     @property

@@ -7,8 +7,12 @@ import torch
 from torch import Tensor
 from typing_extensions import override
 
-from lightning_alignprune._checks import check_floats
-from lightning_alignprune.functional.calibration import STRENGTHS, Calibrator, held_out_logits
+from lightning_alignprune.functional.calibration import (
+    STRENGTHS,
+    Calibrator,
+    check_strengths,
+    held_out_logits,
+)
 from lightning_alignprune.functional.label_posterior import (
     CONFIDENCE,
     candidate_weights,
@@ -80,10 +84,7 @@ class LabelOdds(AveragedSignal):
 
     def __init__(self, decay: float = 1.0, strengths: Sequence[float] = STRENGTHS) -> None:
         super().__init__(decay)
-        remedy = "1, 10 and 100 are the defaults."
-        self.strengths = check_floats("LabelOdds", "strengths", strengths, above=0, remedy=remedy)
-        if not self.strengths:
-            raise ValueError("LabelOdds: expected strengths not to be empty, got (). Give 10.")
+        self.strengths = check_strengths("LabelOdds", strengths)
         self._map = MapInUse(self.strengths)
         self._transition: Tensor | None = None
         self._prior: Tensor | None = None

@@ -8,8 +8,8 @@ import torch.nn.functional as F
 from torch import Tensor
 from typing_extensions import override
 
-from lightning_alignprune._checks import check_choice, check_floats
-from lightning_alignprune.functional.calibration import STRENGTHS
+from lightning_alignprune._checks import check_choice
+from lightning_alignprune.functional.calibration import STRENGTHS, check_strengths
 from lightning_alignprune.signals._prediction_sums import PredictionSums
 from lightning_alignprune.signals._seen_logits import MapInUse, label_notes, seen_logits
 from lightning_alignprune.signals.averages import AveragedSignal
@@ -54,10 +54,7 @@ class Margin(AveragedSignal):
     ) -> None:
         super().__init__(decay)
         self.correction = check_choice("Margin", "correction", correction, CORRECTIONS)
-        remedy = "1, 10 and 100 are the defaults."
-        self.strengths = check_floats("Margin", "strengths", strengths, above=0, remedy=remedy)
-        if not self.strengths:
-            raise ValueError("Margin: expected strengths not to be empty, got (). Give 10.")
+        self.strengths = check_strengths("Margin", strengths)
         self.needs_reference = self.needs_logits = self.correction == "calibration"
         self._map = MapInUse(self.strengths)
         self._sums = PredictionSums()

@@ -38,7 +38,7 @@ class Decision:
 
     @property
     def left_out_fraction(self) -> float:
-        """Shard of the kept samples that is not drawn, so that all ranks draw equally many."""
+        """Share of the kept samples that is not drawn, so that all ranks draw equally many."""
         return 1.0 - len(self.counts) * min(self.counts) / sum(self.counts) if self.counts else 0.0
 
     def fall_back(self) -> None:

@@ -91,7 +91,7 @@ class RunRecord:
         reference_loss: float = math.nan,
         noise_share: float = math.nan,
     ) -> None:
-        """Take down an epoch that is over; halts the stopwatch and sets it to zero.
+        """Record an epoch that is over; halts the stopwatch and sets it to zero.
 
         Args:
             epoch: As in :class:`EpochRecord`, and so are the others.

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 NUM_NOTES = 5  # a batch's notes: loss, given label, suggested label, support, calibrated loss
+CALIBRATED_LOSS = 4  # the row of the notes that has it
 MAX_EPOCHS = 8  # whose losses are kept to be looked at
 _LARGEST = torch.finfo(torch.float16).max
 
@@ -16,11 +17,10 @@ _LARGEST = torch.finfo(torch.float16).max
 class SampleRecord:
     """Given and suggested label of each sample, its losses at a few epochs, and when it was cut.
 
-    A batch's notes are the sample's plain loss, its given label, the class that the network would
-    rather give it, how much speaks for that one, and the loss of the calibrated prediction. Over
-    the epochs the suggestions are counted as votes that weigh what speaks for them (a majority vote
-    in two numbers a sample, after Boyer and Moore): exact where one class has more than half of the
-    weight.
+    A batch's notes are the sample's plain loss, its given label, the likeliest other class, how
+    likely that one is (its support), and the loss of the calibrated prediction. Over the epochs the
+    suggestions are counted as votes, weighted by their support (a majority vote in two numbers a
+    sample, after Boyer and Moore): exact where one class has more than half of the weight.
 
     Losses are kept of at most eight epochs: the first, the newest, and those between that lie most
     evenly on a logarithmic scale.
@@ -31,7 +31,7 @@ class SampleRecord:
 
     Attributes:
         given: Shape (N,), int32. The label that the loss function got; -1 where none was seen.
-        suggested: Shape (N,), int32. The class most spoken for beside it; -1 likewise.
+        suggested: Shape (N,), int32. The other class with the most votes; -1 likewise.
         cut_since: Shape (N,), int32. First epoch of those, up to the newest decision, from which
             the sample was left out; -1 where it is kept.
         epochs: Epochs whose losses are kept.
@@ -97,7 +97,12 @@ class SampleRecord:
         del self.epochs[least], self.losses[least]
 
     def follow(self, epoch: int, kept: Tensor | None) -> None:
-        """Take down who is kept from ``epoch`` on; ``kept`` has shape (N,), bool, None for all."""
+        """Note which samples are cut from an epoch on, and which are cut no longer.
+
+        Args:
+            epoch: The epoch of a decision.
+            kept: Shape (N,), bool; None keeps all.
+        """
         if kept is None:
             self.cut_since = torch.full_like(self.cut_since, -1)
             return

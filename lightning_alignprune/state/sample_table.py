@@ -10,8 +10,8 @@ from torch import Tensor
 class SampleTable:
     """Rows of a loss that learns something of each sample.
 
-    It notes which rows were changed. In an epoch a sample is trained by one rank, so the ranks'
-    tables are put together by the rows that each has changed: whoever trained a sample knows it.
+    It notes which rows were changed. In an epoch a sample is trained by one rank, which has its
+    row then: the ranks' tables are put together by the rows that each has changed.
 
     Args:
         rows: Shape (N, W), float32. What the rows begin with.

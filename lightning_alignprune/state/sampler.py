@@ -111,7 +111,7 @@ class PrunedSampler(Sampler[int]):
 
     @property
     def _least(self) -> int:
-        # The fewest samples of a rank that make a batch.
+        """How many samples of a rank make a batch."""
         return self.batch_size if self.drop_last else 1
 
     @property
@@ -175,7 +175,8 @@ class PrunedSampler(Sampler[int]):
         else:
             order = kept.nonzero().squeeze(1)
         if self.shuffle:
-            # Neighbours have different owners: one permutation for all would batch them together.
+            # Shards take neighbours in turn: with one permutation for all ranks they would stand in
+            # the same batch.
             seed = draw_seed(self.seed, self.epoch, self.shard.rank)
             generator = torch.Generator().manual_seed(seed)
             order = order[torch.randperm(len(order), generator=generator)]

@@ -79,6 +79,12 @@ class LossTrajectories:
         keep_best: Keep also the window that ends at the epoch with the lowest reference loss.
         keep_first: Keep each sample's first loss in :attr:`first`.
 
+    Attributes:
+        rows: One tensor of shape (N,) per kept epoch, oldest first, in the storage dtype.
+        epochs: The epochs of the rows.
+        running: Shape (N,), float32. The losses of the running epoch so far.
+        row_means: What the running losses are means of after :meth:`average_rows`, else None.
+
     Raises:
         TypeError: If a value is of the wrong kind.
         ValueError: If ``num_samples`` or ``window`` is below 1 or the dtype is unknown.

@@ -42,7 +42,7 @@ _LAYERS: tuple[type[nn.Module], ...] = (
     *(nn.Upsample, nn.UpsamplingNearest2d, nn.UpsamplingBilinear2d, nn.PixelShuffle),
     *(nn.PixelUnshuffle, nn.ChannelShuffle),
 )
-# One that somebody has replaced is left out.
+# A layer whose forward was replaced is left out.
 _FORWARDS: dict[type, Any] = {
     layer: layer.forward
     for layer in _LAYERS

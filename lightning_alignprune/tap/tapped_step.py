@@ -5,7 +5,7 @@ Legend: ``B`` samples, ``T`` rows of each where a step flattens them, such as to
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -74,7 +74,7 @@ class TappedStep:
         calls: The loss-function calls with B rows.
         user_losses: The module's own ``sample_loss``, shape (B,), or None.
         has_graph: Whether the step's graph is still there; not after a manual backward pass.
-        is_first: Whether to check what costs a host wait, once per fit.
+        is_first: Whether to check what costs a host wait: in the first step of an epoch.
     """
 
     num_samples: int
@@ -110,7 +110,7 @@ class TappedStep:
 
     def reduces_itself(self) -> bool:
         """Say whether the step's own code reduces the elements, and the graph shows how."""
-        return self.is_reduced_by_hand() and self.has_graph and self._shows_coefficients()
+        return self.is_reduced_by_hand() and self.shows_graph()
 
     def is_reduced_by_hand(self) -> bool:
         """Say whether the only loss call gave elements, which the step's own code reduces."""
@@ -161,13 +161,6 @@ class TappedStep:
         elements = [call for call in self.calls if call.reduction == "none"]
         found = [(call, _factors_of(self.loss, call)) for call in elements]
         return [(call, factors) for call, factors in found if factors is not None]
-
-    def _shows_coefficients(self) -> bool:
-        if self.loss is None or not self.loss.requires_grad:
-            return False
-        # A compiled step is one opaque node, which shows nothing of what happens inside.
-        tensors = (self.loss, self.calls[0].output)
-        return not any(_is_compiled(tensor) for tensor in tensors)
 
     def batch_loss(self) -> Tensor:
         """Return the step's loss as a detached float32 scalar.
@@ -237,6 +230,13 @@ def _change_with(factors: Tensor, elements: Tensor) -> bool:
 
 def _is_compiled(tensor: Tensor) -> bool:
     return type(tensor.grad_fn).__name__.startswith("CompiledFunction")
+
+
+def loss_and_own(returned: Any) -> tuple[Any, Any]:
+    """Return the loss and the own ``sample_loss`` in what a step returned; None if missing."""
+    if isinstance(returned, dict):
+        return returned.get("loss"), returned.get("sample_loss")
+    return returned, None
 
 
 def is_classification(call: TappedCall) -> bool:

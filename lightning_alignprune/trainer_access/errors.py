@@ -5,14 +5,14 @@ from lightning.pytorch.utilities.exceptions import MisconfigurationException
 OWNER = "DynamicPruningCallback"
 
 
-def refusal(expected: str, got: str, remedy: str) -> MisconfigurationException:
+def refusal(expected: str, got: str, remedy: str, owner: str = OWNER) -> MisconfigurationException:
     """Make the error that says what was expected, what was found and what to do.
 
     Example:
         >>> print(refusal("one train loader", "2", "Join the sets."))
         DynamicPruningCallback: expected one train loader, got 2. Join the sets.
     """
-    return MisconfigurationException(f"{OWNER}: expected {expected}, got {got}. {remedy}")
+    return MisconfigurationException(f"{owner}: expected {expected}, got {got}. {remedy}")
 
 
 def no_logits(signal: object, error: Exception) -> MisconfigurationException:

@@ -1,10 +1,11 @@
-"""The only file that reads or writes what the Trainer, its loops and DataLoader keep to themselves.
+"""Verbs for what the Trainer, its loops and DataLoader keep to themselves.
 
-Checked on Lightning 2.5.0 to 2.6.6. Each access says why it is needed; the rest of the package
-calls these verbs and never reaches inside.
+Checked on Lightning 2.5.0 to 2.6.6. Each access says why it is needed; outside of this folder the
+package calls these verbs and never reaches inside.
 """
 
 import copy
+import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
@@ -92,6 +93,11 @@ def shadow(owner: Any, name: str, function: Callable[..., Any]) -> None:
 def unshadow(owner: Any, name: str) -> None:
     """Undo :func:`shadow`."""
     owner.__dict__.pop(name, None)
+
+
+def global_seed() -> int:
+    """Return the seed of ``seed_everything``, which Lightning leaves in the environment, else 0."""
+    return int(os.environ.get("PL_GLOBAL_SEED", "0"))
 
 
 def callbacks(trainer: Trainer) -> list[Any]:

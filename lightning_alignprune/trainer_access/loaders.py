@@ -140,7 +140,7 @@ def sampler_for(loader: DataLoader[Any], seed: int, exchange: RankExchange) -> P
         _check_dealt_out(shard.num_ranks, num_replicas, base)
         num_replicas, rank = 1, 0  # the shard is this rank's part
     elif base is not None and num_replicas == 1 and exchange.num_ranks > 1:
-        # Nobody deals its draw out: each rank's sampler draws what that rank is to train.
+        # Its draw is not dealt out: each rank's sampler draws what that rank is to train.
         base = _EveryRanksDraw(base, exchange)
         num_replicas, rank = exchange.num_ranks, exchange.rank
     return PrunedSampler(

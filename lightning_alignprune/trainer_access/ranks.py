@@ -3,7 +3,7 @@
 Legend: ``R`` ranks, ``L`` samples per rank and epoch, ``N`` samples.
 """
 
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import torch
 from lightning.pytorch import Trainer
@@ -16,7 +16,7 @@ from lightning_alignprune.state.shard import Shard
 from lightning_alignprune.trainer_access.errors import OWNER, refusal
 
 Partition = Literal["replicated", "fixed"]
-PARTITIONS: tuple[Partition, ...] = ("replicated", "fixed")
+PARTITIONS: tuple[Partition, ...] = get_args(Partition)
 
 
 class RankExchange:
@@ -29,19 +29,15 @@ class RankExchange:
 
     Attributes:
         num_ranks: R.
+        rank: This process's rank, in [0, R).
         has_news: Whether something was recorded since the last exchange.
     """
 
     def __init__(self, trainer: Trainer, partition: Partition = "replicated") -> None:
         self._strategy = trainer.strategy
-        self.num_ranks, self._rank = trainer.world_size, trainer.global_rank
+        self.num_ranks, self.rank = trainer.world_size, trainer.global_rank
         self._is_fixed = partition == "fixed" and self.num_ranks > 1
         self.has_news = False
-
-    @property
-    def rank(self) -> int:
-        """This process's rank, in [0, R)."""
-        return self._rank
 
     def shard(self, num_samples: int) -> Shard:
         """Return the samples that this rank keeps losses of.
@@ -57,7 +53,7 @@ class RankExchange:
                 f"{num_samples} on {self.num_ranks} ranks",
                 "Use partition='replicated'.",
             )
-        return Shard(num_samples, self.num_ranks, self._rank, self.all_reduce)
+        return Shard(num_samples, self.num_ranks, self.rank, self.all_reduce)
 
     def all_reduce(self, value: Tensor) -> Tensor:
         """Sum a tensor over ranks: one collective, none with one process."""
@@ -77,7 +73,7 @@ class RankExchange:
             return list(tensors)
         device, length = self._strategy.root_device, len(tensors[0])
         lengths = torch.zeros(self.num_ranks, dtype=torch.int64, device=device)
-        lengths[self._rank] = length
+        lengths[self.rank] = length
         each: list[int] = self.all_reduce(lengths).tolist()
         joined = []
         for values in tensors:

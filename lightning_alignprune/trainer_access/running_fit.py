@@ -1,4 +1,4 @@
-"""`RunningFit`: the three things of a fit that a reference set works with."""
+"""`RunningFit`: the three objects of a fit that whatever runs steps in it needs."""
 
 from typing import NamedTuple
 

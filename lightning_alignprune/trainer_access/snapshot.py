@@ -50,7 +50,7 @@ class Snapshot:
     Args:
         module: The module.
         trained: The parameters that an optimizer trains. They are only watched, since a copy would
-            take their memory again; the optimizer's step comes later and is none of a step's.
+            take their memory again; the optimizer changes them after the step, not within it.
         others: Objects beside the module that the step works with.
         is_quick: For every step: watch parameters by their version only, which costs nothing and
             misses a change through ``.data``, and copy neither them nor a :class:`SampleTable`,

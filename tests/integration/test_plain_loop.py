@@ -9,6 +9,7 @@ from torch.utils.data import DataLoader
 from lightning_alignprune import (
     DynamicAlignment,
     DynamicPruningCallback,
+    DynamicRandom,
     InfoBatch,
     PosteriorCut,
     PruningRun,
@@ -157,3 +158,40 @@ def test_a_step_whose_losses_cannot_be_seen_is_refused():
     loop.training_step = lambda x, y: loop.model(x).square().mean()
     with pytest.raises(MisconfigurationException, match="to show one loss per sample"):
         loop.train()
+
+
+@pytest.mark.parametrize(
+    ("trusted", "message"),
+    [
+        ([5, 100], r"expected trusted to hold indices in \[0, 100\).*got 100\."),
+        ([True] * 7, "expected trusted to have an entry for each of the 100 training samples"),
+    ],
+)
+def test_trusted_samples_of_another_set_are_refused(trusted, message):
+    method = DynamicPruningCallback.infobatch(trusted=trusted)
+    with pytest.raises(ValueError, match=message):
+        PruningRun(method, DATA, batch_size=8, max_epochs=3)
+
+
+def test_errors_are_those_of_the_run():
+    with pytest.raises(ValueError, match=r"^PruningRun: expected batch_size in \[1, inf\), got 0"):
+        PruningRun(METHODS["infobatch"](), DATA, batch_size=0, max_epochs=3)
+    loop = Loop(METHODS["infobatch"]())
+    state = loop.run.state_dict()
+    with pytest.raises(
+        ValueError, match=r"^PruningRun: expected the checkpoint's policy=InfoBatch"
+    ):
+        Loop(METHODS["seta"]()).run.load_state_dict(state)
+    loop.training_step = lambda x, y: F.cross_entropy(loop.model(x), y) * torch.inf
+    with pytest.raises(RuntimeError, match=r"^PruningRun: expected finite losses, got NaN or inf"):
+        loop.train()
+
+
+def test_a_fallback_is_said_whatever_it_rests_on():
+    method = DynamicPruningCallback(
+        "loss", DynamicRandom(0.999), schedule=PruningSchedule(1, 0.5, "partial"), seed=3
+    )
+    with pytest.warns(UserWarning, match="kept no sample") as caught:
+        Loop(method, epochs=4).train()
+    said = [str(warning.message).partition(";")[0] for warning in caught]
+    assert said == [f"PruningRun: DynamicRandom kept no sample for epoch {e}" for e in (1, 2, 3)]

@@ -136,6 +136,14 @@ def test_bad_losses_are_named_or_skipped():
     assert p.trajectories.last[7].isnan()
 
 
+def test_what_was_looked_at_in_a_forgotten_epoch_is_not_counted():
+    p = pruner()
+    p.take_look(torch.arange(30), torch.ones(30))
+    p.forget_running()
+    p.take(torch.arange(10), torch.ones(10))
+    assert p.close_epoch(0, None) == 10
+
+
 def test_state_of_other_objects_is_refused():
     state = pruner(policy="UCB").state_dict()
     with pytest.raises(ValueError, match="policy=UCB, got policy=SeTa"):

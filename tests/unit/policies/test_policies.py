@@ -105,8 +105,10 @@ def test_static_subset_of_given_indices(tmp_path):
         assert kept.nonzero().flatten().tolist() == [1, 4]
     with pytest.raises(ValueError, match="indices below the 4 samples of the training set, got 4"):
         StaticSubset(indices=[4]).select(torch.zeros(4), context(4))
-    for bad in ([], [1, 1], [-1]):
-        with pytest.raises(ValueError, match="distinct sample numbers"):
+    for bad, got in (([], "none"), ([3, 1, 3], "3 twice"), ([2, -1], "-1")):
+        with pytest.raises(
+            ValueError, match=rf"distinct sample numbers from 0 on, got '?{got}'?\. "
+        ):
             StaticSubset(indices=bad)
 
 
