@@ -66,6 +66,7 @@ from lightning_alignprune.functional.label_posterior import (
     label_log_odds,
     label_posterior,
     mean_predictions,
+    offset_to_share,
     reference_confusion,
     transition_matrix,
 )
@@ -147,6 +148,7 @@ __all__ = [
     "neighbourhood_gain",
     "neighbourhood_subset",
     "next_subset",
+    "offset_to_share",
     "optimal_cuts",
     "orderdp_selection",
     "pairflip",

@@ -18,8 +18,14 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from lightning_alignprune._checks import check_float
+from lightning_alignprune.functional._histogram import histogram
+from lightning_alignprune.functional.selection import AllReduce
 
-_LEAST_POSTERIOR = 1 / (1 + math.exp(6.0))
+_MOST_ODDS = 6.0
+_LEAST_POSTERIOR = 1 / (1 + math.exp(_MOST_ODDS))
+# Log odds are told apart to a hundredth, so that one sum over ranks says all of them.
+_NUM_BINS = 1200
+_HALVINGS = 20
 SHRINKAGE = 0.02
 CONFIDENCE = 2.0
 # The spread of a class with few samples is taken from a bound, worth so many samples.
@@ -375,3 +381,49 @@ def label_posterior(predictions: Tensor, given: Tensor, matrix: Tensor, prior: T
         tensor([0.6000])
     """
     return F.sigmoid(label_log_odds(predictions, given, matrix, prior))
+
+
+def offset_to_share(log_odds: Tensor, share: float, all_reduce: AllReduce | None = None) -> float:
+    """Return what to add to log odds of wrong labels for them to add up to a known share.
+
+    What a network has learned by heart looks right to it, so that the probabilities of wrong labels
+    add up to less than the share that was estimated before. One number for all samples makes up for
+    it and leaves their order as it is.
+
+    Args:
+        log_odds: Shape (N,), float, that a label is wrong; beyond 6 on either side counts as 6. NaN
+            is left out.
+        share: Share of wrong labels, in [0, 1).
+        all_reduce: Sums over ranks when each holds only its share of the samples.
+
+    Returns:
+        The offset, in [0, 12] and the same on all ranks. 0 where the probabilities add up to the
+        share or more.
+
+    Raises:
+        ValueError: If ``share`` is out of range.
+
+    Example:
+        >>> odds = torch.tensor([-4.0, -4.0, -4.0, -1.0, 3.0])
+        >>> round(float(odds.sigmoid().mean()), 2)
+        0.26
+        >>> offset = offset_to_share(odds, 0.4)
+        >>> round(float((odds + offset).sigmoid().mean()), 2)
+        0.4
+
+    Note:
+        O(N) and one host synchronisation.
+    """
+    remedy = "It is the estimated share of wrong labels."
+    share = check_float("offset_to_share", "share", share, low=0, below=1, remedy=remedy)
+    counts = histogram(log_odds, -_MOST_ODDS, _MOST_ODDS, _NUM_BINS, all_reduce)
+    middles = (torch.arange(_NUM_BINS).to(counts) + 0.5) * (2 * _MOST_ODDS / _NUM_BINS) - _MOST_ODDS
+    wanted = share * float(counts.sum())
+    low, high = 0.0, 2 * _MOST_ODDS
+    for _ in range(_HALVINGS):
+        middle = (low + high) / 2
+        if float(counts @ (middles + middle).sigmoid()) < wanted:
+            low = middle
+        else:
+            high = middle
+    return low

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from lightning_alignprune._checks import check_float, check_int
+from lightning_alignprune.functional._histogram import histogram
 from lightning_alignprune.functional.selection import AllReduce
 
 _NUM_BINS = 200
@@ -74,15 +75,6 @@ def reference_rank(losses: Tensor, reference: Tensor) -> Tensor:
         beyond = 1 - (1 - middle[-1]) * torch.exp(points[-1] - part)  # NaN goes here and stays NaN
         ranks[begin : begin + _CHUNK] = torch.where(below >= count, beyond, inside)
     return ranks
-
-
-def _histogram(
-    values: Tensor, low: float, high: float, num_bins: int, all_reduce: AllReduce | None
-) -> Tensor:
-    scaled = (values - low) * (num_bins / (high - low))
-    bins = scaled[~scaled.isnan()].clamp_(0, num_bins - 1).long()
-    counts = torch.bincount(bins, minlength=num_bins)
-    return (all_reduce(counts) if all_reduce else counts).double().cpu()
 
 
 def _check_max_wrong(owner: str, max_wrong: float) -> float:
@@ -149,7 +141,7 @@ def reference_cut(
     confidence = check_float(owner, "confidence", confidence, low=0, remedy="2 is the default.")
     remedy = "0 asks for nothing."
     least_pruned = check_float(owner, "least_pruned", least_pruned, low=0, high=1, remedy=remedy)
-    counts = _histogram(ranks, 0.0, 1.0, _NUM_BINS, all_reduce)
+    counts = histogram(ranks, 0.0, 1.0, _NUM_BINS, all_reduce)
     total = float(counts.sum())
     if total == 0:
         return Cut(math.inf, 0.0)
@@ -217,7 +209,7 @@ def gaussian_cut(
     if deviation == 0.0:
         return Cut(-math.inf, 0.0)
     low, high = mean - 4 * deviation, mean + 4 * deviation
-    counts = _histogram(defined, low, high, _NUM_BINS, all_reduce)
+    counts = histogram(defined, low, high, _NUM_BINS, all_reduce)
     width = (high - low) / _NUM_BINS
     centres = low + width * (torch.arange(_NUM_BINS, dtype=torch.float64) + 0.5)
     shares, means, spreads = _two_gaussians(counts, centres, width)

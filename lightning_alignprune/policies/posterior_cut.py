@@ -8,6 +8,7 @@ from typing_extensions import override
 
 from lightning_alignprune._checks import check_float, check_int
 from lightning_alignprune.functional.draws import uniform
+from lightning_alignprune.functional.label_posterior import offset_to_share
 from lightning_alignprune.functional.mixture import reference_cut, reference_rank
 from lightning_alignprune.functional.selection import Selection, infobatch_selection
 from lightning_alignprune.policies._floors import with_floors
@@ -15,9 +16,9 @@ from lightning_alignprune.policies.base import Policy, SelectionContext
 
 _READMIT_STREAM = 4
 # Probabilities are too soft to cut by alone where more than the share _SOFT of the expected wrong
-# labels lies below _SURELY_WRONG. In runs where they were sharp 0.15 to 0.31 of it lay there, in
-# runs where they were soft 0.56 to 0.71.
-_SURELY_WRONG, _SOFT = 0.9, 0.45
+# labels lies below _SURELY_WRONG. In runs where they were sharp 0.13 to 0.46 of it lay there, in
+# runs where they were soft 0.58 to 0.79.
+_SURELY_WRONG, _SOFT = 0.9, 0.52
 # Share of all samples by which a cut must change to be warned of.
 _LEAP = 0.05
 # Epochs without a better reference loss after which the network is taken to memorise.
@@ -37,10 +38,12 @@ class PosteriorCut(Policy):
     For the score ``LabelPosterior``, which says how probable it is that a label is right. **When**:
     the estimated share of wrong labels rises while the network learns and falls as it memorises;
     the first cut comes when it has not risen for ``patience`` epochs. Where no noise stands
-    out, nothing is cut. **How much**: what is more probably wrong than right.
+    out, nothing is cut. **How much**: what is more probably wrong than right, once one number is
+    added to all log odds for the probabilities to add up to the estimated share. Without it the
+    wrong labels that a network has learned by heart would stay.
 
     Where inputs say little of their class, as short texts do, hardly a label is surely wrong or
-    right and a threshold would leave most wrong ones in. If at the first cut more than 45 % of all
+    right and a threshold would leave most wrong ones in. If at the first cut more than 52 % of all
     that the probabilities call wrong lies below 0.9, the ranks of the samples' calibrated losses
     among the reference's are cut as well, where the share of wrong labels reaches ``max_wrong``:
     see :func:`~lightning_alignprune.functional.reference_cut`. Ranks are
@@ -75,8 +78,7 @@ class PosteriorCut(Policy):
     Attributes:
         cuts_by_rank: Whether ranks are cut too; None before the first cut.
         wrong_kept: Estimated share of wrong labels among what it keeps; None before the first cut.
-            The mean of what the probabilities say, which is too low by up to a factor of three
-            where a network has memorised.
+            The mean of what the probabilities say once they add up to the estimated share.
 
     Note:
         Logged as ``pruning/wrong_kept`` once it cuts. Cost O(N log n) for
@@ -131,6 +133,7 @@ class PosteriorCut(Policy):
             self.cuts_by_rank = self._begun(scores, wrong, context)
         if self.cuts_by_rank is None:
             return Selection(torch.ones_like(scores, dtype=torch.bool))
+        wrong = self._adding_up(wrong, context)
         cut = self._cut_of(wrong, context)
         self.wrong_kept = self._share_of_wrong(wrong, ~cut, context)
         if context.estimates_since_peak != 0:
@@ -159,6 +162,15 @@ class PosteriorCut(Policy):
         open_ = wrong[(wrong <= _SURELY_WRONG) & wrong.isfinite()].double().sum()
         total, count = context.total(torch.stack([open_, open_.new_tensor(len(wrong))])).tolist()
         return bool(total > _SOFT * context.noise_share * count)
+
+    @staticmethod
+    def _adding_up(wrong: Tensor, context: SelectionContext) -> Tensor:
+        """Have the probabilities of wrong labels add up to their estimated share."""
+        if not context.noise_share:
+            return wrong
+        odds = wrong.logit()
+        offset = offset_to_share(odds, context.noise_share, context.all_reduce)
+        return torch.where(wrong.isfinite(), (odds + offset).sigmoid(), wrong)
 
     def _by_rank(self, context: SelectionContext) -> _RankCut:
         """Cut by the ranks alone; nothing, where no losses stand out from the reference's."""

@@ -10,9 +10,11 @@ from lightning_alignprune.functional import (
     label_log_odds,
     label_posterior,
     mean_predictions,
+    offset_to_share,
     reference_confusion,
     transition_matrix,
 )
+from tests.in_two_shards import in_lockstep
 from tests.seeds import SEEDS, enough
 
 
@@ -224,3 +226,35 @@ def test_what_does_not_fit_is_refused(change, match):
     }
     with pytest.raises(ValueError, match=match):
         estimate_transition(**(given | change))
+
+
+def odds_of(seed, count=3000):
+    return 2 * torch.randn(count, generator=torch.Generator().manual_seed(seed)) - 3
+
+
+@pytest.mark.parametrize("share", [0.2, 0.4, 0.7])
+def test_log_odds_are_moved_until_they_add_up_to_the_share(share):
+    odds = odds_of(0).clamp(-6, 6)
+    offset = offset_to_share(odds, share)
+    assert float((odds + offset).sigmoid().mean()) == pytest.approx(share, abs=1e-3)
+
+
+def test_log_odds_that_add_up_to_more_than_the_share_stay():
+    odds = odds_of(1)
+    assert offset_to_share(odds, float(odds.sigmoid().mean()) - 0.02) == 0.0
+    assert offset_to_share(odds, 0.0) == 0.0
+    assert offset_to_share(torch.full((5,), torch.nan), 0.4) == 0.0
+
+
+def test_unknown_log_odds_and_how_ranks_share_them_change_nothing():
+    odds = odds_of(2)
+    wanted = offset_to_share(odds, 0.3)
+    assert offset_to_share(torch.cat([odds, torch.full((9,), torch.nan)]), 0.3) == wanted
+    found = in_lockstep(lambda rank, reduce: offset_to_share(odds[rank::2], 0.3, reduce), 2)
+    assert found == [wanted, wanted]
+
+
+@pytest.mark.parametrize("share", [-0.1, 1.0, "0.2"])
+def test_a_share_that_is_none_is_refused(share):
+    with pytest.raises((TypeError, ValueError), match="share"):
+        offset_to_share(odds_of(3), share)

@@ -133,11 +133,22 @@ def test_ranks_begin_where_the_reference_is_too_small_for_an_estimate(
         assert torch.tensor(policy.metrics()["wrong_kept"]).isnan()
 
 
-@pytest.mark.parametrize("missing", [{"loss_ranks": None}, {"noise_share": None}])
-def test_without_ranks_or_a_share_of_noise_there_is_the_threshold_alone(missing):
+@pytest.mark.parametrize("share", [None, 0.0])
+def test_without_a_share_of_noise_there_is_the_threshold_alone(share):
     wrong, soft, _ = soft_and_sharp()
-    about = {"noise_share": 0.4, "loss_ranks": ranks(wrong)} | missing
+    about = {"noise_share": share, "loss_ranks": ranks(wrong)}
     assert cut(PosteriorCut(prune_easy=0.0, readmit=0.0), scores=soft, **about) == 0
+
+
+def test_what_was_learned_by_heart_is_cut_as_probabilities_add_up_to_the_share():
+    wrong, learned = torch.arange(N) < 40, torch.arange(N) < 20
+    scores = torch.where(wrong, torch.where(learned, 0.7, 0.02), 0.98)  # P(right)
+    assert 1 - scores.mean() < 0.28
+    for share, expected in ((0.4, 40), (0.28, 20), (0.2, 20)):
+        policy = PosteriorCut(prune_easy=0.0, readmit=0.0)
+        kept = policy.select(scores, context(noise_share=share)).kept
+        assert int((~kept).sum()) == expected
+        assert kept[~wrong].all()
 
 
 def test_some_of_the_easy_ones_are_left_out_until_the_end_and_get_no_look():
