@@ -35,8 +35,8 @@ class PosteriorCut(Policy):
 
     For the score ``LabelPosterior``, which says how probable it is that a label is right. **When**:
     the estimated share of wrong labels rises while the network learns and falls as it memorises;
-    the first cut comes when it has not risen for ``patience`` epochs. Where no noise stands
-    out, nothing is cut. **How much**: what is more probably wrong than right.
+    the first cut comes when it has not risen for ``patience`` epochs. Where neither noise nor ranks
+    stand out, nothing is cut. **How much**: what is more probably wrong than right.
 
     Where inputs say little of their class, as short texts do, hardly a label is surely wrong or
     right and a threshold would leave most wrong ones in. If at the first cut more than 45 % of all
