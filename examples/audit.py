@@ -48,7 +48,13 @@ pruning = DynamicPruningCallback(
     policy=InfoBatch(prune_probability=0.0),  # prune nothing
     reference=TensorDataset(x[clean], y[clean]),
 )
-trainer = pl.Trainer(max_epochs=8, accelerator="cpu", callbacks=[pruning], logger=False)
+trainer = pl.Trainer(
+    max_epochs=8,
+    accelerator="cpu",
+    callbacks=[pruning],
+    logger=False,
+    enable_checkpointing=False,
+)
 trainer.fit(Net(), DataLoader(TensorDataset(x[train], given), batch_size=32, shuffle=True))
 
 OUT.mkdir(exist_ok=True)

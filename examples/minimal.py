@@ -36,7 +36,13 @@ clean, train, test = torch.randperm(len(y)).split([150, 1247, 400])
 noisy, is_wrong = symmetric_uniform(y[train], 10, 0.4, seed=0)
 
 pruning = DynamicPruningCallback.robust(reference=TensorDataset(x[clean], y[clean]))
-trainer = pl.Trainer(max_epochs=30, accelerator="cpu", callbacks=[pruning], logger=False)
+trainer = pl.Trainer(
+    max_epochs=30,
+    accelerator="cpu",
+    callbacks=[pruning],
+    logger=False,
+    enable_checkpointing=False,
+)
 module = Net()
 trainer.fit(module, DataLoader(TensorDataset(x[train], noisy), batch_size=32, shuffle=True))
 

@@ -26,6 +26,8 @@ addEventListener("load", () => {
       ground: paint(page.body, "backgroundColor"),
       ink: paint(page.body, "color"),
       figures: [...page.querySelectorAll("svg")].map((e) => paint(e, "color")),
+      spilled: [...page.querySelectorAll(".facts strong")]
+        .filter((e) => e.scrollWidth > e.clientWidth).map((e) => e.textContent),
       pictures: [...page.images].map((e) => e.naturalWidth),
       text: page.body.innerText,
     };

@@ -1,4 +1,4 @@
-"""Draw the figures of the page on the robust preset from the results of `run_table.py`.
+"""Draw the figures of the page on ranks among the reference from the results of `run_table.py`.
 
     python examples/benchmarks/robust_figures.py --results docs/results/news_lr_0.01.jsonl \
         --small docs/results/news_reference_200.jsonl docs/results/news_reference_20.jsonl \
@@ -110,7 +110,7 @@ def draw_noises(results: Results, path: Path) -> None:
 
 
 def draw_reference_sizes(by_size: dict[int, Results], path: Path) -> None:
-    """How the preset does with fewer clean labels."""
+    """How ranks do with fewer clean labels."""
     noises = [n for n in NOISES if all(r.get((n, "ranks")) for r in by_size.values())]
     figure, axes = plt.subplots(1, len(noises), figsize=(2.0 * len(noises), 3.2), sharey=True)
     sizes = sorted(by_size)
@@ -135,7 +135,7 @@ def draw_reference_sizes(by_size: dict[int, Results], path: Path) -> None:
 
 
 def draw_ablations(results: Results, path: Path) -> None:
-    """The preset with one part changed, minus the preset, same seeds."""
+    """Ranks with one part changed, minus ranks as they are, same seeds."""
     noises = [n for n in NOISES if any(results.get((n, method)) for method in ABLATIONS)]
     figure, axes = plt.subplots(1, len(noises), figsize=(3 * len(noises) + 2.4, 3.6), sharey=True)
     names = [method.name.removeprefix("ranks, ") for method in ABLATIONS.values()]

@@ -9,6 +9,7 @@ from lightning.pytorch import Trainer
 from lightning.pytorch.utilities.rank_zero import rank_zero_info
 
 from lightning_alignprune.fit.in_batch import InBatch
+from lightning_alignprune.policies import DynamicRandom, InfoBatch
 from lightning_alignprune.pruner import Pruner
 from lightning_alignprune.reference import Reference
 from lightning_alignprune.scores import DynamicAlignment, LastLoss
@@ -57,10 +58,10 @@ class Announcements:
         self._has_cut, pruner = True, self._pruner
         num_samples, share = pruner.shard.num_samples, pruner.noise_share()
         num_kept = pruner.decision.num_kept(pruner.shard)
-        noise = "" if math.isnan(share) else f"; {share:.0%} of the labels look wrong"
+        noise = "" if math.isnan(share) else f"; {100 * share:.0f} % of the labels look wrong"
         self._say(
             f"first cut: epoch {pruner.decision.epoch} trains on {num_kept} of {num_samples} "
-            f"samples ({num_kept / num_samples:.0%}){noise}."
+            f"samples ({100 * num_kept / num_samples:.0f} %){noise}."
         )
 
     def _is_cut(self) -> bool:
@@ -104,7 +105,10 @@ def plan(pruner: Pruner, max_epochs: int | None) -> list[str]:
         max_epochs: Length of the run; None or -1 if epochs do not tell.
     """
     schedule, needed = pruner.schedule, pruner.score.min_observations
-    start = 0 if pruner.policy.selects_first_epoch else max(schedule.start_epoch, needed)
+    policy = pruner.policy
+    if isinstance(policy, DynamicRandom | InfoBatch) and policy.keep_fraction == 1.0:
+        return ["nothing is left out of an epoch"]
+    start = 0 if policy.selects_first_epoch else max(schedule.start_epoch, needed)
     if max_epochs in (None, -1):
         return [f"pruning from epoch {start} at the earliest"]
     first = pruner.first_pruned_epoch(max_epochs)
@@ -121,7 +125,7 @@ def within_batches(in_batch: InBatch) -> str:
     seen, trained = in_batch.num_seen, in_batch.num_trained
     return (
         f"Of {seen} samples in this process's batches {trained} were trained "
-        f"({trained / max(1, seen):.0%}), after a forward pass of all."
+        f"({100 * trained / max(1, seen):.0f} %), after a forward pass of all."
     )
 
 

@@ -45,7 +45,7 @@ class DivBS(BatchChoice):
     @property
     @override
     def description(self) -> str:
-        return f"DivBS trains {self.keep_fraction:.0%} of each batch"
+        return f"DivBS trains {100 * self.keep_fraction:.0f} % of each batch"
 
     @override
     def choose(self, look: BatchLook) -> Tensor:

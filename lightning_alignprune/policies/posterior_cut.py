@@ -37,9 +37,9 @@ class PosteriorCut(Policy):
 
     For the score ``LabelPosterior``, which says how probable it is that a label is right. **When**:
     the estimated share of wrong labels rises while the network learns and falls as it memorises;
-    the first cut comes when it has not risen for ``patience`` epochs. Where no noise stands
-    out, nothing is cut. **How much**: what is more probably wrong than right, once one number is
-    added to all log odds for the probabilities to add up to the estimated share. Without it the
+    the first cut comes when it has not risen for ``patience`` epochs. Where neither noise nor ranks
+    stand out, nothing is cut. **How much**: what is more probably wrong than right, once one number
+    is added to all log odds for the probabilities to add up to the estimated share. Without it the
     wrong labels that a network has learned by heart would stay.
 
     Where inputs say little of their class, as short texts do, hardly a label is surely wrong or

@@ -54,9 +54,9 @@ class LabelOdds(AveragedSignal):
     The odds compare no losses, so nothing depends on training samples being seen before or after an
     update. Samples are memorised with time and the share of wrong labels is then underestimated: of
     all epochs' estimates the one is used that stands out most, share less two standard errors; for
-    the share itself the mean of it and the two after it.
-    Nothing is recorded, and nothing is cut, before one stands out at all; on clean labels that is
-    the whole run. The first one is dropped, with what was recorded by it, unless the next stands
+    the share itself the mean of it and the two after it. No odds are recorded before one stands
+    out at all; on clean labels that is the whole run. The
+    first one is dropped, with what was recorded by it, unless the next stands
     out too. Estimates are made only from epochs in which all samples were trained.
 
     Needs a reference set, and one classification loss per step. Samples of a class that the

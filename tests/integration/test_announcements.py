@@ -64,7 +64,7 @@ def test_a_run_says_its_plan_its_first_cut_and_what_it_saved(said):
         "pruning from epoch 4 at the earliest; last 3 epochs full."
     )
     cut = re.fullmatch(
-        r"first cut: epoch (\d+) trains on (\d+) of 200 samples \((\d+)%\)\.", first_cut
+        r"first cut: epoch (\d+) trains on (\d+) of 200 samples \((\d+) %\)\.", first_cut
     )
     record = callback._started().record
     first = next(e for e in record.epochs if not e.is_full)
@@ -99,6 +99,10 @@ def test_a_run_says_its_plan_its_first_cut_and_what_it_saved(said):
         (
             lambda: DynamicPruningCallback.robust(reference="pseudo"),
             "by MeanLoss; reference: training samples chosen by PseudoClean; ",
+        ),
+        (
+            lambda: DynamicPruningCallback.infobatch(prune_probability=0.0),
+            "InfoBatch; nothing is left out of an epoch.",
         ),
     ],
 )

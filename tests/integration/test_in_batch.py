@@ -230,8 +230,8 @@ def test_two_ranks_decide_alike(name, tmp_path):
 def test_it_says_what_is_saved_and_what_is_not(caplog):
     with caplog.at_level("INFO", "lightning.pytorch"):
         run(TinyModule(), callback_of("DivBS"), epochs=2)
-    assert "DivBS trains 50% of each batch, after a forward pass of all of it" in caplog.text
-    expected = "Of 120 samples in this process's batches 60 were trained (50%), after a forward"
+    assert "DivBS trains 50 % of each batch, after a forward pass of all of it" in caplog.text
+    expected = "Of 120 samples in this process's batches 60 were trained (50 %), after a forward"
     assert expected in caplog.text
 
 

@@ -77,6 +77,12 @@ def test_the_page_fits_every_screen(run, tmp_path, dark):
         assert "<b>bird</b>" in found["text"], "names are no markup"
 
 
+def test_a_number_stays_in_its_card(run, tmp_path):
+    page = run.report(tmp_path / "page.html")
+    for found in measured([page], tmp_path, (390, 700, 800, 1024)):
+        assert found["spilled"] == []
+
+
 def test_the_page_asks_for_nothing_from_anywhere(run, tmp_path):
     text = run.report(tmp_path / "page.html", Shown(picture)).read_text()
     without_pictures = re.sub(r"base64,[\w+/=]+", "", text)
@@ -102,6 +108,16 @@ def test_the_page_says_what_the_run_saved(run, tmp_path):
     assert f"({record.passes_saved:,})" in text
     for epoch in record.epochs:
         assert f"<td>{epoch.epoch}</td><td>{100 * epoch.kept_fraction:.0f} %</td>" in text
+
+
+def test_a_run_that_only_watched_says_what_that_took(tmp_path):
+    callback = fit()
+    record = callback._pruner.record
+    assert record.passes_saved == 0
+    assert record.seconds_saved < 0
+    text = callback.report(tmp_path / "page.html").read_text()
+    assert "for scores and reference" in text
+    assert "more than it saved" not in text
 
 
 def test_the_samples_shown_are_those_that_the_trainer_still_holds(tmp_path):
