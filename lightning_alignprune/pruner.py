@@ -295,6 +295,7 @@ class Pruner:
             is_finishing=is_finishing,
             estimates_since_peak=self.signal.estimates_since_peak,
             noise_share=None if estimate is None else estimate[0],
+            noise_share_error=None if estimate is None else estimate[1],
             loss_ranks=self.signal.loss_ranks,
         )
 

@@ -39,6 +39,7 @@ class SelectionContext:
             one; None where the signal makes none.
         noise_share: Estimated share of wrong labels in use, 0.0 while none stand out; None where
             the signal estimates none.
+        noise_share_error: Standard error of that estimate; None likewise.
         loss_ranks: Where the samples' losses lie among the reference's, and the reference's own;
             None where the signal keeps no such ranks.
         has_looks: Whether samples that are left out are looked at as the policy's ``look_every``
@@ -62,6 +63,7 @@ class SelectionContext:
     estimates_since_peak: int | None = None
     noise_share: float | None = None
     loss_ranks: LossRanks | None = None
+    noise_share_error: float | None = None
 
     def total(self, value: Tensor) -> Tensor:
         """Sum a tensor over all shares of the data set."""

@@ -8,7 +8,7 @@ from typing_extensions import override
 
 from lightning_alignprune._checks import check_float, check_int
 from lightning_alignprune.functional.draws import uniform
-from lightning_alignprune.functional.label_posterior import offset_to_share
+from lightning_alignprune.functional.label_posterior import CONFIDENCE, offset_to_share
 from lightning_alignprune.functional.mixture import reference_cut, reference_rank
 from lightning_alignprune.functional.selection import Selection, infobatch_selection
 from lightning_alignprune.policies._floors import with_floors
@@ -19,6 +19,8 @@ _READMIT_STREAM = 4
 # labels lies below _SURELY_WRONG. In runs where they were sharp 0.13 to 0.46 of it lay there, in
 # runs where they were soft 0.58 to 0.79.
 _SURELY_WRONG, _SOFT = 0.9, 0.52
+# An estimate that sees no noise is believed if it would have seen this share of wrong labels.
+_MISSED = 0.08
 # Share of all samples by which a cut must change to be warned of.
 _LEAP = 0.05
 # Epochs without a better reference loss after which the network is taken to memorise.
@@ -38,17 +40,18 @@ class PosteriorCut(Policy):
     For the score ``LabelPosterior``, which says how probable it is that a label is right. **When**:
     the estimated share of wrong labels rises while the network learns and falls as it memorises;
     the first cut comes when it has not risen for ``patience`` epochs. Where neither noise nor ranks
-    stand out, nothing is cut. **How much**: what is more probably wrong than right, once one number
-    is added to all log odds for the probabilities to add up to the estimated share. Without it the
-    wrong labels that a network has learned by heart would stay.
+    stand out, nothing is cut. **How much**: what is more probably wrong than right. What has been
+    learned by heart before the first cut looks right; to make up for it, one number is added to all
+    log odds, which has the probabilities of then add up to the estimated share of wrong labels.
 
     Where inputs say little of their class, as short texts do, hardly a label is surely wrong or
     right and a threshold would leave most wrong ones in. If at the first cut more than 52 % of all
     that the probabilities call wrong lies below 0.9, the ranks of the samples' calibrated losses
     among the reference's are cut as well, where the share of wrong labels reaches ``max_wrong``:
     see :func:`~lightning_alignprune.functional.reference_cut`. Ranks are
-    cut also where the reference is too small for an estimate: once its loss has not improved for
-    five epochs, if the samples' losses stand out from it.
+    cut also where the reference is too small for an estimate, which could have missed 8 % of wrong
+    labels: once its loss has not improved for five epochs, if the samples' losses stand out from
+    it.
 
     Among what is not cut some of the easy samples (ranks below the mean) are left out at random as
     in InfoBatch, and those that stay count for them.
@@ -77,8 +80,9 @@ class PosteriorCut(Policy):
 
     Attributes:
         cuts_by_rank: Whether ranks are cut too; None before the first cut.
+        offset: What is added to all log odds of wrong labels; None before the first cut.
         wrong_kept: Estimated share of wrong labels among what it keeps; None before the first cut.
-            The mean of what the probabilities say once they add up to the estimated share.
+            The mean of what the probabilities say, which is too low where a network has memorised.
 
     Note:
         Logged as ``pruning/wrong_kept`` once it cuts. Cost O(N log n) for
@@ -122,6 +126,7 @@ class PosteriorCut(Policy):
         )
         self.wrong_kept: float | None = None
         self.cuts_by_rank: bool | None = None
+        self.offset: float | None = None
         self._cut: Tensor | None = None
         self._leap: str | None = None
 
@@ -133,7 +138,9 @@ class PosteriorCut(Policy):
             self.cuts_by_rank = self._begun(scores, wrong, context)
         if self.cuts_by_rank is None:
             return Selection(torch.ones_like(scores, dtype=torch.bool))
-        wrong = self._adding_up(wrong, context)
+        if self.offset is None:
+            self.offset = self._learned_by_heart(wrong, context)
+        wrong = torch.where(wrong.isfinite(), (wrong.logit() + self.offset).sigmoid(), wrong)
         cut = self._cut_of(wrong, context)
         self.wrong_kept = self._share_of_wrong(wrong, ~cut, context)
         if context.estimates_since_peak != 0:
@@ -147,13 +154,19 @@ class PosteriorCut(Policy):
         is_due = bool((~scores.isnan()).any()) and (waited is None or waited >= self.patience)
         if context.is_any(is_due):
             return self._is_soft(wrong, context)
-        # Too small a reference for an estimate may still show that losses are too high.
-        is_over = (context.epochs_since_best or 0) >= _MEMORISES
-        has_ranks = context.loss_ranks is not None and context.noise_share == 0.0
-        stands_out = (
-            is_over and has_ranks and context.is_any(bool(self._by_rank(context).cut.any()))
+        if not self._may_have_missed_noise(context):
+            return None
+        return True if context.is_any(bool(self._by_rank(context).cut.any())) else None
+
+    @staticmethod
+    def _may_have_missed_noise(context: SelectionContext) -> bool:
+        """Say whether too small a reference for an estimate may show noise by its losses."""
+        return (
+            (context.epochs_since_best or 0) >= _MEMORISES
+            and context.loss_ranks is not None
+            and context.noise_share == 0.0
+            and CONFIDENCE * (context.noise_share_error or 0.0) > _MISSED
         )
-        return True if stands_out else None
 
     def _is_soft(self, wrong: Tensor, context: SelectionContext) -> bool:
         """Say whether the probabilities leave too much open to cut by them alone."""
@@ -164,13 +177,11 @@ class PosteriorCut(Policy):
         return bool(total > _SOFT * context.noise_share * count)
 
     @staticmethod
-    def _adding_up(wrong: Tensor, context: SelectionContext) -> Tensor:
-        """Have the probabilities of wrong labels add up to their estimated share."""
+    def _learned_by_heart(wrong: Tensor, context: SelectionContext) -> float:
+        """Return what the log odds lack for adding up to the estimated share of wrong labels."""
         if not context.noise_share:
-            return wrong
-        odds = wrong.logit()
-        offset = offset_to_share(odds, context.noise_share, context.all_reduce)
-        return torch.where(wrong.isfinite(), (odds + offset).sigmoid(), wrong)
+            return 0.0
+        return offset_to_share(wrong.logit(), context.noise_share, context.all_reduce)
 
     def _by_rank(self, context: SelectionContext) -> _RankCut:
         """Cut by the ranks alone; nothing, where no losses stand out from the reference's."""
@@ -251,6 +262,7 @@ class PosteriorCut(Policy):
     def state_dict(self) -> dict[str, Any]:
         return {
             "cuts_by_rank": self.cuts_by_rank,
+            "offset": self.offset,
             "wrong_kept": self.wrong_kept,
             "cut": self._cut,
         }
@@ -258,4 +270,4 @@ class PosteriorCut(Policy):
     @override
     def load_state_dict(self, state: dict[str, Any]) -> None:
         self.cuts_by_rank, self.wrong_kept = state["cuts_by_rank"], state["wrong_kept"]
-        self._cut = state["cut"]
+        self.offset, self._cut = state["offset"], state["cut"]

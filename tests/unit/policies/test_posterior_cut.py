@@ -114,16 +114,29 @@ def test_how_it_cuts_is_decided_once():
 
 
 @pytest.mark.parametrize(
-    ("since_best", "share", "stands_out", "begins"),
-    [(5, 0.0, True, True), (4, 0.0, True, False), (5, 0.0, False, False), (5, 0.3, True, False)],
-    ids=["memorises", "still improves", "as the reference", "an estimate that still rises"],
+    ("since_best", "share", "error", "stands_out", "begins"),
+    [
+        (5, 0.0, 0.05, True, True),
+        (4, 0.0, 0.05, True, False),
+        (5, 0.0, 0.05, False, False),
+        (5, 0.3, 0.05, True, False),
+        (5, 0.0, 0.03, True, False),
+    ],
+    ids=[
+        "memorises",
+        "still improves",
+        "as the reference",
+        "an estimate that still rises",
+        "an estimate that would have seen noise",
+    ],
 )
 def test_ranks_begin_where_the_reference_is_too_small_for_an_estimate(
-    since_best, share, stands_out, begins
+    since_best, share, error, stands_out, begins
 ):
     wrong = torch.arange(N) < 40
     found = ranks(wrong if stands_out else torch.zeros_like(wrong))
-    about = {"noise_share": share, "loss_ranks": found, "epochs_since_best": since_best}
+    about = {"noise_share": share, "noise_share_error": error}
+    about |= {"loss_ranks": found, "epochs_since_best": since_best}
     policy = PosteriorCut(prune_easy=0.0, readmit=0.0)
     unknown = torch.full((N,), NAN)
     cut = ~policy.select(unknown, context(since=0, **about)).kept
@@ -149,6 +162,10 @@ def test_what_was_learned_by_heart_is_cut_as_probabilities_add_up_to_the_share()
         kept = policy.select(scores, context(noise_share=share)).kept
         assert int((~kept).sum()) == expected
         assert kept[~wrong].all()
+        offset = policy.offset
+        sure = torch.where(wrong, 0.02, 0.995)
+        policy.select(sure, context(noise_share=share))
+        assert policy.offset == offset, "what is learned later makes up for itself"
 
 
 def test_some_of_the_easy_ones_are_left_out_until_the_end_and_get_no_look():
