@@ -12,10 +12,14 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.graph import GradientEdge
 
+from lightning_alignprune.tap.clipping import clips_between, may_fill
 from lightning_alignprune.tap.loss_functions import OF_CLASSES
 
 # Coefficients of a mean, in the precision of the loss's own dtype, add up to 1.
 _MEAN_TOLERANCE = 0.01
+_ELEMENTS = "elements of reduction='none'"
+# Of a sum of a loss's parts, also in bfloat16.
+_VALUE_TOLERANCE = 0.02
 
 
 class Given(NamedTuple):
@@ -61,7 +65,11 @@ class UnseenLossError(RuntimeError):
 
 
 class ChangingFactorsError(UnseenLossError):
-    """A step multiplies the elements of a loss by factors that depend on these elements."""
+    """A step multiplies losses by factors that depend on these losses."""
+
+
+class ClippedLossError(UnseenLossError):
+    """A step clips losses after they were computed, or puts other values in their place."""
 
 
 @dataclass
@@ -94,6 +102,7 @@ class TappedStep:
         Raises:
             UnseenLossError: If the step shows no per-sample loss.
             ChangingFactorsError: If its parts cannot be told from its gradients.
+            ClippedLossError: Likewise.
         """
         if self.user_losses is not None:
             losses = self.user_losses.detach().float()
@@ -102,11 +111,22 @@ class TappedStep:
             return self.calls[0].losses
         if not self.calls or self.loss is None:
             raise UnseenLossError
-        if self.is_first and self.has_graph:
-            for call, factors in self._live_factors():
-                if _change_with(factors, call.output):
-                    raise ChangingFactorsError
+        if self.is_first and self.shows_graph():
+            self._check_linear(self.loss)
         return _combined(self.loss, self.calls)
+
+    def _check_linear(self, loss: Tensor) -> None:
+        """Raise where a loss is no sum of the tapped ones with coefficients."""
+        calls = self.feeding_calls()
+        outputs = [call.output for call in calls]
+        clips = clips_between(loss, outputs)
+        if clips or (may_fill(loss, outputs) and not _adds_up(loss, calls)):
+            raise ClippedLossError(", ".join(clips) or "other values in the place of some")
+        for call in calls:
+            factors = _factors_of(loss, call)
+            if factors is not None and any(_change_with(factors, out) for out in outputs):
+                is_elements = call.reduction == "none"
+                raise ChangingFactorsError(_ELEMENTS if is_elements else "losses")
 
     def reduces_itself(self) -> bool:
         """Say whether the step's own code reduces the elements, and the graph shows how."""
@@ -220,6 +240,18 @@ def _shares(coefficients: Tensor, elements: Tensor, num_samples: int) -> Tensor:
     shares = torch.nan_to_num(shares, nan=torch.inf, posinf=torch.inf, neginf=-torch.inf)
     # NaN, not observed, where a sample's elements are all masked.
     return torch.where(is_mean & is_mask, shares / rows.sum(1), shares * num_samples)
+
+
+def _adds_up(loss: Tensor, calls: list[TappedCall]) -> bool:
+    outputs = [call.output for call in calls]
+    found = torch.autograd.grad(loss, outputs, retain_graph=True)
+    parts = [
+        torch.where(coefficient == 0, 0, coefficient.float() * output.detach().float()).sum()
+        for coefficient, output in zip(found, outputs, strict=True)
+    ]
+    total = torch.stack(parts)
+    rest = (loss.detach().float() - total.sum()).abs()
+    return bool(rest <= _VALUE_TOLERANCE * total.abs().sum())
 
 
 def _factors_of(loss: Tensor | None, call: TappedCall) -> Tensor | None:

@@ -469,6 +469,90 @@ def test_factors_that_depend_on_the_elements_are_refused():
     fit(Detached(), pruning(None))
 
 
+CLIPPED = {
+    "clamp": lambda losses: losses.clamp(max=1).mean(),
+    "flooding": lambda losses: (losses - 1).abs().mean() + 1,
+    "a margin": lambda losses: F.relu(losses - 1).mean(),
+    "minimum": lambda losses: torch.minimum(losses, torch.ones(())).mean(),
+    "where": lambda losses: torch.where(losses > 1, torch.ones(()), losses).mean(),
+    "masked_fill": lambda losses: losses.masked_fill(losses > 1, 1.0).mean(),
+}
+NOT_CLIPPED = {
+    "in place": lambda losses: losses.clamp_(max=1).mean(),
+    "a mask": lambda losses: torch.where(losses > 1, torch.zeros(()), losses).mean(),
+    "the smaller of two": lambda losses: torch.minimum(losses, 2 * losses).mean(),
+    "the hardest half": lambda losses: losses.topk(len(losses) // 2).values.mean(),
+}
+
+
+class Reduced(Stock):
+    def __init__(self, reduce):
+        super().__init__()
+        self.reduce = reduce
+
+    def training_step(self, batch, batch_idx):
+        return self.reduce(F.cross_entropy(self(batch[0]), batch[1], reduction="none"))
+
+
+@pytest.mark.parametrize("how", CLIPPED)
+def test_elements_that_are_clipped_afterwards_are_refused(how):
+    with pytest.raises(MisconfigurationException, match=r"a loss is clipped.*sample_loss"):
+        fit(Reduced(CLIPPED[how]), pruning(None))
+
+
+@pytest.mark.parametrize("how", NOT_CLIPPED)
+def test_elements_that_are_masked_or_chosen_from_train(how):
+    fit(Reduced(NOT_CLIPPED[how]), pruning(None))
+
+
+def test_clipped_elements_work_as_the_message_says():
+    class Given(Stock):
+        def training_step(self, batch, batch_idx):
+            losses = F.cross_entropy(self(batch[0]), batch[1], reduction="none").clamp(max=1)
+            return {"loss": losses.mean(), "sample_loss": losses}
+
+    fit(Given(), callback := pruning(None, keep_history=True))
+    assert callback.trajectories.rows[0].max() == 1
+
+
+@pytest.mark.parametrize(
+    "combine",
+    [
+        lambda a, b: (a + b - 10).abs() + 10,
+        lambda a, b: a.log() + b.log(),
+        lambda a, b: a * b,
+    ],
+    ids=["flooding", "logarithms", "a product"],
+)
+def test_losses_whose_factors_are_made_of_losses_are_refused(combine):
+    class Two(Stock):
+        def training_step(self, batch, batch_idx):
+            x, y, _ = batch
+            logits = self(x)
+            return combine(F.cross_entropy(logits, y), F.mse_loss(logits, torch.ones(len(x), 3)))
+
+    with pytest.raises(MisconfigurationException, match=r"clipped|do not depend on the losses"):
+        fit(Two(), pruning(None))
+
+
+def test_one_samples_logits_as_many_as_the_batch_has_samples_are_left_alone():
+    class InALoop(Stock):
+        def training_step(self, batch, batch_idx):
+            logits = self(batch[0]).repeat(1, 3)[:, :8]  # as many classes as samples
+            each = [F.cross_entropy(*row) for row in zip(logits, batch[1], strict=True)]
+            return {"loss": sum(each) / len(each), "sample_loss": torch.stack(each)}
+
+    fit(InALoop(), callback := pruning(None, keep_history=True))
+    assert not callback.trajectories.rows[0].isnan().any()
+
+    class Averaged(InALoop):
+        def training_step(self, batch, batch_idx):
+            losses = super().training_step(batch, batch_idx)["sample_loss"]
+            return {"loss": losses.mean(), "sample_loss": losses}
+
+    fit(Averaged(), pruning(WEIGHTS))
+
+
 def test_elements_in_manual_optimisation_are_warned_of():
     class Elements(Stock):
         def training_step(self, batch, batch_idx):
