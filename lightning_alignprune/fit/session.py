@@ -138,6 +138,7 @@ class FitSession:
         self._lr: ScheduleAlignment | None = None
         self._full_batches: int | float = 0
         self._holds_length = self._is_wired = False
+        self._num_overfit: int | None = None
         self._extra: dict[str, Any] = {}
         self._rng_before: dict[str, Any] | None = None
         self._samples: str | None = None
@@ -185,6 +186,10 @@ class FitSession:
                 check_same_samples(samples, self._samples, "in the epochs before")
             self._dataset, self._samples = loader.dataset, samples
         self.sampler = sampler_for(loader, self._seed, self._fit.exchange)
+        self._num_overfit = access.num_overfit_batches(self._fit.trainer, loader)
+        if self._num_overfit is not None:
+            of_ranks = self.sampler.batch_size * self.sampler.num_replicas
+            self.sampler.num_first = self._num_overfit * of_ranks
         installed = access.with_sampler(loader, self.sampler, self._generator)
         if self._callback.self_check and not self._recorder.is_manual:
             self._check_on(TrainItems(installed, self.sampler), self.sampler)
@@ -213,7 +218,7 @@ class FitSession:
         self.sampler.set_epoch(epoch)
         if self._generator is not None:
             self._generator.manual_seed(draw_seed(self._seed, epoch, _WORKER_STREAM))
-        access.refresh_epoch_length(trainer)
+        access.refresh_epoch_length(trainer, self._num_overfit)
         if self.sampler.has_fallen_back:  # seen from what a user's sampler draws
             decision.fall_back()
             if self.pruner.samples is not None:
@@ -376,7 +381,7 @@ class FitSession:
         pruner.record.start()  # an epoch that is resumed has no beginning
         if self._holds_length:
             self._holds_length = False
-            access.refresh_epoch_length(self._fit.trainer)
+            access.refresh_epoch_length(self._fit.trainer, self._num_overfit)
         selection = pruner.decision.selection
         weights = None if selection is None else selection.weights
         self._recorder.arm(self.sampler, batch_idx, weights, pruner.trajectories.device)
