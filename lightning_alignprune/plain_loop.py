@@ -288,7 +288,11 @@ class PruningRun:
             raise refusal(
                 "a checkpoint between two epochs", "a running one", "Call run.end_epoch() first."
             )
-        return {**self._pruner.state_dict(), "signal_sums": self._pruner.signal.sums()}
+        return {
+            **self._pruner.state_dict(),
+            "signal_sums": self._pruner.signal.sums(),
+            "usual_factors": self._recorder.usual.state_dict(),
+        }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on after the epoch that a saved state ended with.
@@ -298,6 +302,8 @@ class PruningRun:
         """
         self._pruner.load_state_dict(state)
         self._pruner.signal.load_sums(state["signal_sums"])
+        if "usual_factors" in state:
+            self._recorder.usual.load_state_dict(state["usual_factors"])
         self.epoch, self._is_open = self.decision.epoch, False
 
 

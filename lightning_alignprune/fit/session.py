@@ -348,6 +348,9 @@ class FitSession:
         self._deal_out(pruner, state.get("signal_sums", {}))
         if self._recorder.in_batch is not None:
             self._recorder.in_batch.load_state_dict(state.get("in_batch"))
+        if by_rank := state.get("usual_factors"):
+            others = next(iter(by_rank.values()))
+            self._recorder.usual.load_state_dict(by_rank.get(self._fit.exchange.rank, others))
         if self._lr is not None and state.get("lr"):
             self._lr.load_state_dict(state["lr"])
         if self._reference is not None and state.get("reference"):
@@ -526,7 +529,7 @@ class FitSession:
         share_sample_losses(self._fit.module, self._fit.exchange)
         merged = self._running(pruner)
         extra = self._extra_state()
-        for name in ("rng", "in_batch"):  # each rank has its own
+        for name in ("rng", "in_batch", "usual_factors"):  # each rank has its own
             if extra[name] is not None:
                 extra[name] = self._fit.exchange.united(extra[name])
         extra["signal_sums"] = self._sums(of_all_ranks=True)
@@ -565,6 +568,7 @@ class FitSession:
             "lr": None if self._lr is None else self._lr.state_dict(),
             "rng": self._rng_states(),
             "in_batch": None if in_batch is None else in_batch.state_dict(),
+            "usual_factors": {self._fit.exchange.rank: self._recorder.usual.state_dict()},
             "signal_sums": self._sums(),
         }
 

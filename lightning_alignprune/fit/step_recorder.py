@@ -34,6 +34,7 @@ from lightning_alignprune.tap.tapped_step import (
     is_part_of,
     main_call,
 )
+from lightning_alignprune.tap.usual_factors import UsualFactors
 from lightning_alignprune.trainer_access.errors import OWNER, no_logits, refusal
 
 _WAYS_OUT = (
@@ -80,6 +81,7 @@ class StepRecorder:
         self_check: What compares the losses that are recorded with those that are trained, or None.
         batch_indices: Where a batch says which samples its rows are; None for the sampler's order.
         in_batch: What chooses among the samples of a batch, or None.
+        usual: What makes losses of short batches comparable.
     """
 
     def __init__(
@@ -107,6 +109,7 @@ class StepRecorder:
         self._notes: Tensor | None = None
         self._is_checked = self._is_warned = False
         self._known_calls: list[tuple[Any, bool]] | None = None
+        self.usual = UsualFactors()
         self._is_weighting_checked = False
         self._epoch_order: Tensor | None = None
         self._shard = Shard(1)
@@ -257,6 +260,7 @@ class StepRecorder:
             user_losses,
             has_graph=not self.is_manual,
             is_first=not self._is_checked,
+            usual=self.usual,
         )
         if user_losses is not None:
             returned = self._take_user_losses(returned, user_losses, tapped)

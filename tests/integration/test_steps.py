@@ -553,6 +553,57 @@ def test_one_samples_logits_as_many_as_the_batch_has_samples_are_left_alone():
     fit(Averaged(), pruning(WEIGHTS))
 
 
+SUMS = {
+    "a sum": lambda a, b: (a.sum(), a),
+    "a sum over a number": lambda a, b: (a.sum() / 7, a / 7),
+    "a sum over the batch": lambda a, b: (a.sum() / len(a), a / 8),
+    "two sums": lambda a, b: (a.sum() + b, a + 1),
+    "a sum and a mean": lambda a, b: (a.sum() + b / len(a), a + 1 / 8),
+}
+
+
+class OfTwo(Stock):
+    """A step of elements, and of a loss that is 1 for each sample as a sum."""
+
+    def __init__(self, how):
+        super().__init__()
+        self.reduce = SUMS[how]
+
+    def training_step(self, batch, batch_idx):
+        x, y, _ = batch
+        logits = self(x)
+        ones = F.mse_loss(logits[:, 0], logits[:, 0].detach() + 1, reduction="sum")
+        return self.reduce(F.cross_entropy(logits, y, reduction="none"), ones)[0]
+
+    def configure_optimizers(self):
+        return torch.optim.SGD(self.parameters(), lr=0.0)
+
+
+@pytest.mark.filterwarnings("ignore:You're resuming from a checkpoint that ended before")
+@pytest.mark.parametrize("how", SUMS)
+@pytest.mark.parametrize("saved_at", [None, 7])
+def test_a_sums_losses_are_as_large_in_a_short_batch(how, saved_at, tmp_path):
+    data = TensorDataset(*make_data(67).tensors, torch.arange(67))  # the last of 9 batches has 3
+
+    class Save(pl.Callback):
+        def on_train_batch_end(self, trainer, module, outputs, batch, batch_idx):
+            if batch_idx == saved_at and trainer.ckpt_path is None:
+                trainer.save_checkpoint(tmp_path / "it.ckpt")
+
+    module, callback = OfTwo(how), pruning(None, keep_history=True)
+    make_trainer(callback, Save(), max_epochs=1).fit(module, DataLoader(data, 8))
+    x, y, _ = data.tensors
+    losses = F.cross_entropy(module(x), y, reduction="none").detach()
+    expected = SUMS[how](losses, torch.tensor(0.0))[1] * 8
+    torch.testing.assert_close(callback.trajectories.rows[0], expected)
+    if saved_at is not None:
+        resumed = pruning(None, keep_history=True)
+        trainer = make_trainer(resumed, max_epochs=1)
+        trainer.fit(OfTwo(how), DataLoader(data, 8), ckpt_path=tmp_path / "it.ckpt")
+        rows, other = resumed.trajectories.rows[0], callback.trajectories.rows[0]
+        torch.testing.assert_close(rows, other, rtol=0, atol=0)
+
+
 def test_elements_in_manual_optimisation_are_warned_of():
     class Elements(Stock):
         def training_step(self, batch, batch_idx):
