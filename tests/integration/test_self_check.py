@@ -407,6 +407,16 @@ def test_random_mixing_trains_and_is_mentioned_in_debug_only(where, caplog, recw
     assert not [w for w in recwarn if "self-check" in str(w.message)]
 
 
+@pytest.mark.parametrize("batch_size", [4, 5, 8, 16])
+def test_a_step_that_shuffles_its_rows_at_random_is_refused(batch_size):
+    def shuffled(m, x, y):
+        order = torch.randperm(len(x))
+        return F.cross_entropy(m.net(x[order]), y[order])
+
+    with pytest.raises(REFUSED, match="row i of a loss"):
+        fit(Step(shuffled), loader=DataLoader(make_data(64), batch_size))
+
+
 def test_one_train_loader_in_a_container_is_looked_at_too():
     class Contained(TinyModule):
         def training_step(self, batch, batch_idx):
