@@ -190,8 +190,9 @@ class PruningRun:
         with torch.no_grad():
             for batch in batches:
                 args = batch if isinstance(batch, (tuple, list)) else (batch,)
-                tap = LossTap(with_grad_only=False, plain=pruner.signal.plain_loss)
-                with tap:
+                plain = pruner.signal.plain_loss
+                tap = LossTap(with_grad_only=False, plain=plain, opens_graph=True)
+                with torch.no_grad(), tap:
                     returned = training_step(*args)
                 totals.add(tap, returned, batch)
         self._reference = totals if totals.num_batches else None

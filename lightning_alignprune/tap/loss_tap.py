@@ -87,6 +87,8 @@ class LossTap(TorchFunctionMode):
         keeps_given: Keep what loss functions gave, for a look at what the step does with it.
         known: What ``found`` was in another step of the same code; calls that had other rows
             there are of no samples here either, however many rows they have.
+        opens_graph: In a step without gradients, have them from the first loss on, so that what the
+            step makes of its losses can be read off a graph; that of the network is not built.
 
     Attributes:
         calls: What was tapped.
@@ -102,6 +104,7 @@ class LossTap(TorchFunctionMode):
         plain: bool = False,
         keeps_given: bool = False,
         known: list[tuple[Any, bool]] | None = None,
+        opens_graph: bool = False,
     ) -> None:
         super().__init__()
         # A tensor, not its length: torch.compile would recompile for every new int.
@@ -110,6 +113,7 @@ class LossTap(TorchFunctionMode):
         self.with_grad_only = with_grad_only
         self.plain = plain
         self.keeps_given = keeps_given
+        self.opens_graph = opens_graph
         self.calls: list[TappedCall] = []
         self.found: list[tuple[Any, bool]] = []
         self._known = known
@@ -166,6 +170,9 @@ class LossTap(TorchFunctionMode):
             elements = in_the_mean(func, bound, elements)
         if self.weights is not None:
             output = _reduced(func, bound, elements, self.weights, reduction)
+        if self.opens_graph and not torch.compiler.is_compiling():
+            torch.set_grad_enabled(True)
+            output = output.detach().requires_grad_().clone()  # which may be changed in place
         observed = observed_elements(func, bound)
         losses = self._losses(func, bound, elements, observed, reduction, num_samples)
         logits, place = first.detach(), self._given(output)
