@@ -192,8 +192,9 @@ class PruningRun:
         with torch.no_grad():
             for batch in batches:
                 args = batch if isinstance(batch, (tuple, list)) else (batch,)
-                tap = LossTap(with_grad_only=False, plain=pruner.signal.plain_loss)
-                with tap:
+                plain = pruner.signal.plain_loss
+                tap = LossTap(with_grad_only=False, plain=plain, opens_graph=True)
+                with torch.no_grad(), tap:
                     returned = training_step(*args)
                 totals.add(tap, returned, batch)
         self._reference = totals if totals.num_batches else None
@@ -296,7 +297,11 @@ class PruningRun:
             raise _refusal(
                 "a checkpoint between two epochs", "a running one", "Call run.end_epoch() first."
             )
-        return {**self._pruner.state_dict(), "signal_sums": self._pruner.signal.sums()}
+        return {
+            **self._pruner.state_dict(),
+            "signal_sums": self._pruner.signal.sums(),
+            "usual_factors": self._recorder.usual.state_dict(),
+        }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on after the epoch that a saved state ended with.
@@ -309,6 +314,8 @@ class PruningRun:
         except ValueError as error:
             raise ValueError(f"{_OWNER}: {error}") from None
         self._pruner.signal.load_sums(state["signal_sums"])
+        if "usual_factors" in state:
+            self._recorder.usual.load_state_dict(state["usual_factors"])
         self.epoch, self._is_open = self.decision.epoch, False
 
 

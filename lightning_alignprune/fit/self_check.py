@@ -49,8 +49,10 @@ class SelfCheck:
     * The value. What was seen, with its coefficients, adds up to the loss that the step returned,
       up to terms that are the same for any samples, such as a penalty on the weights.
 
-    The value is looked at again in the first step of each later epoch, on its own graph; where
-    the loss has another form than before, the next step is preceded by the two passes again.
+    The value is looked at again in the first step of each later epoch, and in each step that calls
+    other losses than it, on its own graph; where the loss has another form than before, it is
+    compared with a pass of the items of before, and the next step is preceded by the two passes
+    again.
     Where nothing can be told, a debug message says why.
 
     Args:
@@ -70,6 +72,7 @@ class SelfCheck:
         self._probed: UntrainedPass | None = None
         self._known_form: tuple[str, ...] | None = None
         self._few: list[Any] | None = None  # items of the step's own batch, too few for others
+        self._last_items: list[Any] | None = None
         items.want()
 
     @property
@@ -99,6 +102,7 @@ class SelfCheck:
         if items is not None:
             are_others = self._few is not None or len(items) >= _FEW
             self._is_due, self._few = False, None if are_others else items
+            self._last_items = items
             try:
                 failure = self._probe(items, args)
             except Exception as error:  # the real step comes next and will say it
@@ -135,6 +139,7 @@ class SelfCheck:
         if found.form == self._known_form or found.is_nothing(tolerance):
             return
         if probed is None:  # the loss had another form before
+            self._compare_with_before(loss, found, step, args)
             self._is_due = True
             self._items.want()
         elif probed.untapped is None:
@@ -160,6 +165,25 @@ class SelfCheck:
         with self._passes(args) as passes:
             other = passes.run((probed.items[: -(-size // 4)] * 4)[:size]).untapped
         if other is not None and not found.is_alike(other, _SAME_OPERATIONS * tolerance):
+            raise _seen_in_part(loss, found, step.calls)
+
+    def _compare_with_before(
+        self, loss: Tensor, found: Untapped, step: TappedStep, args: Sequence[Any]
+    ) -> None:
+        """Refuse what is beside the tapped losses in this step and other for the items of before.
+
+        The next step need not have it: a term of the few samples that have a box, say.
+        """
+        if self._last_items is None:
+            return
+        try:
+            with self._passes(args) as passes:
+                before = passes.run(self._last_items).untapped
+        except Exception as error:
+            _debug(f"the step cannot be run on other items: {error!r}")
+            return
+        tolerance = _SAME_OPERATIONS * _last_digits(loss)
+        if before is not None and not found.is_alike(before, tolerance):
             raise _seen_in_part(loss, found, step.calls)
 
     def _passes(
@@ -216,9 +240,13 @@ class SelfCheck:
 def _part_as_wide(
     passes: UntrainedPasses, raw: Any, items: list[Any], order: Tensor
 ) -> Tensor | None:
-    """Return half of the items whose batch is padded as the batch of all is."""
-    half = len(order) // 2
-    for part in (order[:half], order[half:]):
+    """Return about half of the items whose batch is padded as the batch of all is."""
+    # Of a batch that holds each item twice, both: what is made of all samples is then another.
+    distinct = -(-len(order) // 2)
+    is_first = order % distinct < -(-distinct // 2)
+    if len(order) == _FEW:  # both of one item would have nothing to tell apart
+        is_first = torch.arange(_FEW) < _FEW - 1
+    for part in (order[is_first], order[~is_first]):
         if widths(passes.collated([items[i] for i in part.tolist()])) == widths(raw):
             return part
     return None

@@ -138,6 +138,7 @@ class FitSession:
         self._lr: ScheduleAlignment | None = None
         self._full_batches: int | float = 0
         self._holds_length = self._is_wired = False
+        self._num_overfit: int | None = None
         self._extra: dict[str, Any] = {}
         self._rng_before: dict[str, Any] | None = None
         self._samples: str | None = None
@@ -185,6 +186,10 @@ class FitSession:
                 check_same_samples(samples, self._samples, "in the epochs before")
             self._dataset, self._samples = loader.dataset, samples
         self.sampler = sampler_for(loader, self._seed, self._fit.exchange)
+        self._num_overfit = access.num_overfit_batches(self._fit.trainer, loader)
+        if self._num_overfit is not None:
+            of_ranks = self.sampler.batch_size * self.sampler.num_replicas
+            self.sampler.num_first = self._num_overfit * of_ranks
         installed = access.with_sampler(loader, self.sampler, self._generator)
         if self._callback.self_check and not self._recorder.is_manual:
             self._check_on(TrainItems(installed, self.sampler), self.sampler)
@@ -213,7 +218,7 @@ class FitSession:
         self.sampler.set_epoch(epoch)
         if self._generator is not None:
             self._generator.manual_seed(draw_seed(self._seed, epoch, _WORKER_STREAM))
-        access.refresh_epoch_length(trainer)
+        access.refresh_epoch_length(trainer, self._num_overfit)
         if self.sampler.has_fallen_back:  # seen from what a user's sampler draws
             decision.fall_back()
             if self.pruner.samples is not None:
@@ -339,6 +344,9 @@ class FitSession:
         self._deal_out(pruner, state.get("signal_sums", {}))
         if self._recorder.in_batch is not None:
             self._recorder.in_batch.load_state_dict(state.get("in_batch"))
+        if by_rank := state.get("usual_factors"):
+            others = next(iter(by_rank.values()))
+            self._recorder.usual.load_state_dict(by_rank.get(self._fit.exchange.rank, others))
         if self._lr is not None and state.get("lr"):
             self._lr.load_state_dict(state["lr"])
         if self._reference is not None and state.get("reference"):
@@ -372,7 +380,7 @@ class FitSession:
         pruner.record.start()  # an epoch that is resumed has no beginning
         if self._holds_length:
             self._holds_length = False
-            access.refresh_epoch_length(self._fit.trainer)
+            access.refresh_epoch_length(self._fit.trainer, self._num_overfit)
         selection = pruner.decision.selection
         weights = None if selection is None else selection.weights
         self._recorder.arm(self.sampler, batch_idx, weights, pruner.trajectories.device)
@@ -515,7 +523,7 @@ class FitSession:
         share_sample_losses(self._fit.module, self._fit.exchange)
         merged = self._running(pruner)
         extra = self._extra_state()
-        for name in ("rng", "in_batch"):  # each rank has its own
+        for name in ("rng", "in_batch", "usual_factors"):  # each rank has its own
             if extra[name] is not None:
                 extra[name] = self._fit.exchange.united(extra[name])
         extra["signal_sums"] = self._sums(of_all_ranks=True)
@@ -554,6 +562,7 @@ class FitSession:
             "lr": None if self._lr is None else self._lr.state_dict(),
             "rng": self._rng_states(),
             "in_batch": None if in_batch is None else in_batch.state_dict(),
+            "usual_factors": {self._fit.exchange.rank: self._recorder.usual.state_dict()},
             "signal_sums": self._sums(),
         }
 

@@ -28,11 +28,13 @@ from lightning_alignprune.tap.loss_tap import LossTap
 from lightning_alignprune.tap.step_samples import StepSamples, step_of
 from lightning_alignprune.tap.tapped_step import (
     ChangingFactorsError,
+    ClippedLossError,
     TappedStep,
     UnseenLossError,
     is_part_of,
     main_call,
 )
+from lightning_alignprune.tap.usual_factors import UsualFactors
 from lightning_alignprune.trainer_access.errors import OWNER, no_logits, refusal
 
 _WAYS_OUT = (
@@ -79,6 +81,7 @@ class StepRecorder:
         self_check: What compares the losses that are recorded with those that are trained, or None.
         batch_indices: Where a batch says which samples its rows are; None for the sampler's order.
         in_batch: What chooses among the samples of a batch, or None.
+        usual: What makes losses of short batches comparable.
     """
 
     def __init__(
@@ -105,6 +108,8 @@ class StepRecorder:
         self._values: Tensor | None = None
         self._notes: Tensor | None = None
         self._is_checked = self._is_warned = False
+        self._known_calls: list[tuple[Any, bool]] | None = None
+        self.usual = UsualFactors()
         self._is_weighting_checked = False
         self._epoch_order: Tensor | None = None
         self._shard = Shard(1)
@@ -118,6 +123,7 @@ class StepRecorder:
     def start_epoch(self) -> None:
         """Have the first step of an epoch looked at: a loss may change its form."""
         self._is_checked = False
+        self._known_calls = None
         self._bypass = None  # layers may have been replaced
 
     def arm(
@@ -241,6 +247,7 @@ class StepRecorder:
         self._rehearse = None
         if (check := self.self_check) is not None:
             check.before_step(args)
+        is_first = self._known_calls is None
         is_looked_at = check is not None and (not self._is_checked or check.has_looked)
         with self._tap(indices, is_looked_at) as tap, self._past_layers():
             returned = step(*args, **kwargs)
@@ -253,6 +260,7 @@ class StepRecorder:
             user_losses,
             has_graph=not self.is_manual,
             is_first=not self._is_checked,
+            usual=self.usual,
         )
         if user_losses is not None:
             returned = self._take_user_losses(returned, user_losses, tapped)
@@ -261,15 +269,23 @@ class StepRecorder:
         elif loss is not None and not self._is_checked and not is_part_of(loss, tap.calls):
             tapped.calls.clear()  # the torch losses it calls are not what it trains
             self._values = None  # nor is what a look saw
-        self._check_weighting(tapped)
         self._record(tapped)
-        if check is not None and is_looked_at:
+        self._check_weighting(tapped)
+        if is_first:
+            self._known_calls = tap.found
+        if check is not None and (is_looked_at or tap.found != self._known_calls):
             check.after_step(tapped, args)
         return returned
 
     def _tap(self, indices: Tensor, is_looked_at: bool) -> LossTap:
         weights = None if self._weighs_own_losses else self._weights
-        return LossTap(indices, weights, plain=self.signal.plain_loss, keeps_given=is_looked_at)
+        return LossTap(
+            indices,
+            weights,
+            plain=self.signal.plain_loss,
+            keeps_given=is_looked_at,
+            known=self._known_calls,
+        )
 
     def _past_layers(self) -> AbstractContextManager[None]:
         if self._module is None:
@@ -361,10 +377,16 @@ class StepRecorder:
     def _read_signal(self, tapped: TappedStep) -> tuple[Tensor, Tensor | None]:
         try:
             return self.signal.read(tapped, self.takes_notes)
-        except ChangingFactorsError:
+        except ChangingFactorsError as error:
             raise refusal(
-                "factors that do not depend on the elements of reduction='none' that they multiply",
+                f"factors that do not depend on the {error} that they multiply",
                 "some that do, such as those of a focal loss with pt = exp(-loss)",
+                _WAYS_OUT,
+            ) from None
+        except ClippedLossError as error:
+            raise refusal(
+                "losses that the step leaves as they are after they were computed, or masks",
+                f"{error}, where a loss is clipped and its gradient does not tell its value",
                 _WAYS_OUT,
             ) from None
         except UnseenLossError:

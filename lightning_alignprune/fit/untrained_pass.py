@@ -13,7 +13,7 @@ from torch import Tensor
 
 from lightning_alignprune.fit.batch_indices import BatchIndices
 from lightning_alignprune.fit.rng_state import are_same, collect_rng_states
-from lightning_alignprune.functional.row_order import follow_samples
+from lightning_alignprune.functional.row_order import are_among, follow_samples
 from lightning_alignprune.tap.loss_tap import LossTap
 from lightning_alignprune.tap.tapped_step import TappedStep, loss_and_own
 from lightning_alignprune.tap.untapped import Untapped, untapped
@@ -78,9 +78,12 @@ class UntrainedPass(NamedTuple):
             order = torch.searchsorted(samples, moved_samples)
         verdict = follow_samples(losses, moved, order, self.precision)
         if verdict is False and self.is_random:
-            # Other numbers were drawn for it; what stays in its place is wrong all the same.
+            # Other numbers were drawn for it; what stays in its place is wrong all the same, and
+            # so are the same losses in places of their own, of a step that shuffles its rows.
             same_place = torch.arange(len(order))
-            verdict = False if follow_samples(losses, moved, same_place, self.precision) else None
+            stays = follow_samples(losses, moved, same_place, self.precision)
+            is_wrong = stays or are_among(moved, losses, self.precision)
+            verdict = False if is_wrong else None
         return verdict
 
 

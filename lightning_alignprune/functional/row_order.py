@@ -57,3 +57,29 @@ def follow_samples(
     if spread <= noise:
         return None
     return bool((found - expected).abs().mean() <= torch.maximum(_TOLERANCE * spread, noise))
+
+
+def are_among(values: Tensor, others: Tensor, precision: float = 1e-7) -> bool:
+    """Say whether each of ``values``, to its last digits, is one of ``others``.
+
+    Args:
+        values: Shape (B,), floats.
+        others: Shape (B',), floats.
+        precision: Machine epsilon of what they were computed in. False where it is so coarse that
+            any value would be near another.
+
+    Example:
+        >>> are_among(torch.tensor([0.7, 0.1]), torch.tensor([0.1, 2.0, 0.7]))
+        True
+    """
+    noise = max(2 * precision, _LEAST_NOISE)
+    if noise > 1e-4 or not (len(values) and values.isfinite().all() and others.isfinite().all()):
+        return False
+    ordered = others.double().sort().values
+    if values.max() == values.min():
+        return False
+    found = values.double().contiguous()
+    place = torch.searchsorted(ordered, found)
+    near = torch.stack([ordered[(place - shift).clamp(0, len(ordered) - 1)] for shift in (0, 1)])
+    distance = (near - found).abs().amin(0).mean()
+    return bool(distance <= noise * ordered.abs().mean())

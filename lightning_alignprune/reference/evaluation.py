@@ -25,7 +25,7 @@ class EvaluatedBatch(NamedTuple):
 
 
 def evaluated_batches(
-    fit: RunningFit, loader: Iterable[Any], plain: bool = False
+    fit: RunningFit, loader: Iterable[Any], plain: bool = False, opens_graph: bool = False
 ) -> Iterator[EvaluatedBatch]:
     """Run the module's own ``training_step`` on each batch, tapped and without a trace.
 
@@ -36,13 +36,14 @@ def evaluated_batches(
         fit: The running fit.
         loader: Batches in the form of the training batches.
         plain: Leave label smoothing out.
+        opens_graph: Have gradients from the first loss on, see :class:`LossTap`.
     """
     module = fit.module
     with evaluating(fit.trainer, module):
         for batch_idx, raw in enumerate(loader):
             batch = access.to_device(fit.trainer, module, raw)
-            tap = LossTap(with_grad_only=False, plain=plain)
-            with tap:
+            tap = LossTap(with_grad_only=False, plain=plain, opens_graph=opens_graph)
+            with torch.no_grad(), tap:
                 returned = module.training_step(*_step_args(module, batch, batch_idx))
             yield EvaluatedBatch(tap, returned, batch)
 

@@ -117,7 +117,7 @@ class ReferenceSet(Reference):
     def measure(self) -> Tensor | None:
         totals = PassTotals(self.detail)
         with nullcontext() if self._average is None else self._average.lent():
-            batches = evaluated_batches(self.fit, self._loader, self.plain)
+            batches = evaluated_batches(self.fit, self._loader, self.plain, opens_graph=True)
             for number, evaluated in enumerate(batches):
                 # Those after this rank's own only keep the number of forward passes alike.
                 if self._num_own is None or number < self._num_own:

@@ -11,10 +11,13 @@ from lightning_alignprune.signals import ReferenceSamples
 from lightning_alignprune.tap.loss_tap import LossTap
 from lightning_alignprune.tap.tapped_step import (
     TappedCall,
+    TappedStep,
+    UnseenLossError,
     is_classification,
     loss_and_own,
     main_call,
 )
+from lightning_alignprune.tap.usual_factors import UsualFactors
 from lightning_alignprune.trainer_access.errors import refusal
 from lightning_alignprune.trainer_access.ranks import RankExchange
 
@@ -34,18 +37,22 @@ class PassTotals:
         self.num_batches = 0
         self._detail = detail
         self._kept = KeptSamples()
+        self._usual = UsualFactors()
         self._sum: Tensor | float = 0.0
         self._count: Tensor | float = 0.0
 
     def add(self, tap: LossTap, returned: Any, batch: Any) -> None:
-        """Add one batch: the tapped vector, else the module's own, else the returned loss."""
+        """Add one batch: the module's own losses, else what is tapped, else the returned loss."""
         self.num_batches += 1
         loss, vector = loss_and_own(returned)
         call = main_call(tap.calls, loss)
+        is_own = vector is not None
+        if vector is None:
+            vector = self._combined(tap, loss, call, batch)
         if vector is None and call is not None:
             vector = call.losses
         if self._detail is not None:
-            self._keep(tap, vector, call)
+            self._keep(tap, None if call is None and not is_own else vector, call)
         if vector is not None:
             losses = vector.detach().float()
             observed = ~losses.isnan()
@@ -61,6 +68,24 @@ class PassTotals:
                 f"{type(returned).__name__} and no call of a torch loss function",
                 "Return the loss from the step, or a dict with 'loss' and 'sample_loss'.",
             )
+
+    def _combined(
+        self, tap: LossTap, loss: Any, call: TappedCall | None, batch: Any
+    ) -> Tensor | None:
+        """Return what the step makes of elements or several losses, as it is read in training."""
+        is_reduced_by_hand = call is not None and call.reduction == "none"
+        is_seen = isinstance(loss, Tensor) and loss.requires_grad and not loss.ndim
+        if not is_seen or not (is_reduced_by_hand or (call is None and len(tap.calls) > 1)):
+            return None
+        num_samples = len(tap.calls[0].losses)
+        if any(len(other.losses) != num_samples for other in tap.calls):
+            num_samples = extract_batch_size(batch)
+        calls = [other for other in tap.calls if len(other.losses) == num_samples]
+        step = TappedStep(num_samples, loss, calls, usual=self._usual)
+        try:
+            return step.sample_losses()
+        except UnseenLossError:
+            return None
 
     def _keep(self, tap: LossTap, losses: Tensor | None, call: TappedCall | None) -> None:
         if call is None or not is_classification(call):

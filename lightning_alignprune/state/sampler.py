@@ -49,6 +49,8 @@ class PrunedSampler(Sampler[int]):
         shard: The samples that this rank may draw; None for all.
 
     Attributes:
+        num_first: Where samples are pruned, only those with smaller indices are drawn; None for
+            all. For runs that train on the same first batches in every epoch.
         has_fallen_back: Whether nothing of the newest selection would be drawn, so that all is.
 
     Raises:
@@ -90,6 +92,7 @@ class PrunedSampler(Sampler[int]):
         self.shard = shard or Shard(self.num_samples)
         self.epoch = 0
         self.skip_batches = 0
+        self.num_first: int | None = None
         self.has_fallen_back = False
         self._armed = False
         self._pending: Tensor | None = None
@@ -173,7 +176,7 @@ class PrunedSampler(Sampler[int]):
         elif kept is None:
             order = torch.arange(self.num_samples)
         else:
-            order = kept.nonzero().squeeze(1)
+            order = kept[: self.num_first].nonzero().squeeze(1)
         if self.shuffle:
             # Shards take neighbours in turn: with one permutation for all ranks they would stand in
             # the same batch.

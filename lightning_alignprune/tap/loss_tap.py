@@ -85,6 +85,15 @@ class LossTap(TorchFunctionMode):
         with_grad_only: Pass calls made with gradients disabled through unseen.
         plain: Record cross-entropy without label smoothing.
         keeps_given: Keep what loss functions gave, for a look at what the step does with it.
+        known: What ``found`` was in another step of the same code; calls that had other rows
+            there are of no samples here either, however many rows they have.
+        opens_graph: In a step without gradients, have them from the first loss on, so that what the
+            step makes of its losses can be read off a graph; that of the network is not built.
+
+    Attributes:
+        calls: What was tapped.
+        found: Each call that a tap looks at, in their order: its function, and whether its rows
+            are as many as the samples'. Not of a compiled step.
     """
 
     def __init__(
@@ -94,6 +103,8 @@ class LossTap(TorchFunctionMode):
         with_grad_only: bool = True,
         plain: bool = False,
         keeps_given: bool = False,
+        known: list[tuple[Any, bool]] | None = None,
+        opens_graph: bool = False,
     ) -> None:
         super().__init__()
         # A tensor, not its length: torch.compile would recompile for every new int.
@@ -102,7 +113,10 @@ class LossTap(TorchFunctionMode):
         self.with_grad_only = with_grad_only
         self.plain = plain
         self.keeps_given = keeps_given
+        self.opens_graph = opens_graph
         self.calls: list[TappedCall] = []
+        self.found: list[tuple[Any, bool]] = []
+        self._known = known
         self._flat_rows = FlatRows()
 
     @property
@@ -137,7 +151,7 @@ class LossTap(TorchFunctionMode):
         evaluate = func
         if func is F.l1_loss and torch.compiler.is_compiling() and bound.get("weight") is not None:
             evaluate, args, kwargs = weighted_l1, (), dict(bound)
-        num_samples = self._num_samples(func, bound, first, second)
+        num_samples = self._noted(func, self._num_samples(func, bound, first, second))
         if num_samples is None:
             return evaluate(*args, **kwargs)
         reduction = bound["reduction"]
@@ -149,23 +163,21 @@ class LossTap(TorchFunctionMode):
             elements = evaluate(**bound)
         if func in REGISTERED:
             check_rows(func, elements, first.shape[0])
+        elif elements.ndim == 0 or elements.shape[0] != num_rows(func, first):
+            # One sample's logits, as many as the batch has samples, or a broadcast target.
+            return evaluate(*args, **kwargs) if self.weights is not None else output
         if reduction == "mean":
             elements = in_the_mean(func, bound, elements)
         if self.weights is not None:
             output = _reduced(func, bound, elements, self.weights, reduction)
+        if self.opens_graph and not torch.compiler.is_compiling():
+            torch.set_grad_enabled(True)
+            output = output.detach().requires_grad_().clone()  # which may be changed in place
         observed = observed_elements(func, bound)
         losses = self._losses(func, bound, elements, observed, reduction, num_samples)
+        logits, place = first.detach(), self._given(output)
         self.calls.append(
-            TappedCall(
-                losses,
-                output,
-                reduction,
-                first.detach(),
-                second,
-                func,
-                observed,
-                self._given(output),
-            )
+            TappedCall(losses, output, reduction, logits, second, func, observed, place)
         )
         return output
 
@@ -187,6 +199,16 @@ class LossTap(TorchFunctionMode):
             return rows if self.indices is None and first.ndim == 3 else None
         found = self._flat_rows.num_samples((first, second), rows)
         return rows if self.indices is None and found is None else found
+
+    def _noted(self, func: Any, num_samples: int | None) -> int | None:
+        """Note a call in ``found``; return its samples, or None if it is known to have none."""
+        # A compiled step would be compiled again for every other list.
+        if torch.compiler.is_compiling() or (self.with_grad_only and not torch.is_grad_enabled()):
+            return num_samples
+        known, place = self._known or [], len(self.found)
+        is_of_none = known[place : place + 1] == [(func, False)] and known[:place] == self.found
+        self.found.append((func, num_samples is not None))
+        return None if is_of_none else num_samples
 
     def _given(self, output: Tensor) -> Given | None:
         if not self.keeps_given or torch.compiler.is_compiling() or not output.requires_grad:

@@ -12,10 +12,15 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.graph import GradientEdge
 
+from lightning_alignprune.tap.clipping import clips_between, may_fill
 from lightning_alignprune.tap.loss_functions import OF_CLASSES
+from lightning_alignprune.tap.usual_factors import UsualFactors
 
 # Coefficients of a mean, in the precision of the loss's own dtype, add up to 1.
 _MEAN_TOLERANCE = 0.01
+_ELEMENTS = "elements of reduction='none'"
+# Of a sum of a loss's parts, also in bfloat16.
+_VALUE_TOLERANCE = 0.02
 
 
 class Given(NamedTuple):
@@ -61,7 +66,11 @@ class UnseenLossError(RuntimeError):
 
 
 class ChangingFactorsError(UnseenLossError):
-    """A step multiplies the elements of a loss by factors that depend on these elements."""
+    """A step multiplies losses by factors that depend on these losses."""
+
+
+class ClippedLossError(UnseenLossError):
+    """A step clips losses after they were computed, or puts other values in their place."""
 
 
 @dataclass
@@ -75,6 +84,8 @@ class TappedStep:
         user_losses: The module's own ``sample_loss``, shape (B,), or None.
         has_graph: Whether the step's graph is still there; not after a manual backward pass.
         is_first: Whether to check what costs a host wait: in the first step of an epoch.
+        usual: What makes losses of a short batch comparable with those of a full one; None takes
+            them as they are.
     """
 
     num_samples: int
@@ -83,6 +94,7 @@ class TappedStep:
     user_losses: Tensor | None = None
     has_graph: bool = True
     is_first: bool = False
+    usual: UsualFactors | None = None
 
     def sample_losses(self) -> Tensor:
         """Return each sample's loss, shape (B,), float32.
@@ -94,6 +106,7 @@ class TappedStep:
         Raises:
             UnseenLossError: If the step shows no per-sample loss.
             ChangingFactorsError: If its parts cannot be told from its gradients.
+            ClippedLossError: Likewise.
         """
         if self.user_losses is not None:
             losses = self.user_losses.detach().float()
@@ -102,11 +115,22 @@ class TappedStep:
             return self.calls[0].losses
         if not self.calls or self.loss is None:
             raise UnseenLossError
-        if self.is_first and self.has_graph:
-            for call, factors in self._live_factors():
-                if _change_with(factors, call.output):
-                    raise ChangingFactorsError
-        return _combined(self.loss, self.calls)
+        if self.is_first and self.shows_graph():
+            self._check_linear(self.loss)
+        return _combined(self.loss, self.calls, self.usual)
+
+    def _check_linear(self, loss: Tensor) -> None:
+        """Raise where a loss is no sum of the tapped ones with coefficients."""
+        calls = self.feeding_calls()
+        outputs = [call.output for call in calls]
+        clips = clips_between(loss, outputs)
+        if clips or (may_fill(loss, outputs) and not _adds_up(loss, calls)):
+            raise ClippedLossError(", ".join(clips) or "other values in the place of some")
+        for call in calls:
+            factors = _factors_of(loss, call)
+            if factors is not None and any(_change_with(factors, out) for out in outputs):
+                is_elements = call.reduction == "none"
+                raise ChangingFactorsError(_ELEMENTS if is_elements else "losses")
 
     def reduces_itself(self) -> bool:
         """Say whether the step's own code reduces the elements, and the graph shows how."""
@@ -173,14 +197,14 @@ class TappedStep:
         return torch.nan_to_num(self.loss.detach().float(), nan=torch.inf, posinf=torch.inf)
 
 
-def _combined(loss: Tensor, calls: list[TappedCall]) -> Tensor:
+def _combined(loss: Tensor, calls: list[TappedCall], usual: UsualFactors | None) -> Tensor:
     outputs = [call.output for call in calls]
     attached = [out for out in outputs if out.requires_grad]
     if not (loss.requires_grad and attached):
         raise UnseenLossError
     found = torch.autograd.grad(loss, attached, retain_graph=True, allow_unused=True)
     by_id = {id(out): grad for out, grad in zip(attached, found, strict=True)}
-    total: Tensor | None = None
+    parts: list[_Part] = []
     for call in calls:
         coefficient = by_id.get(id(call.output))
         if coefficient is None:  # a metric beside the loss
@@ -188,17 +212,38 @@ def _combined(loss: Tensor, calls: list[TappedCall]) -> Tensor:
         if call.reduction == "none":
             if call.observed is not None:
                 coefficient = coefficient * call.observed
-            part = _shares(coefficient, call.output.detach(), len(call.losses))
+            parts.append(_shares(coefficient, call.output.detach(), len(call.losses)))
         else:
-            scale = len(call.losses) if call.reduction == "sum" else 1
-            part = call.losses * (coefficient.float() * scale)
-        total = part if total is None else total + part
-    if total is None:
+            factor = coefficient.float() * (len(call.losses) if call.reduction == "sum" else 1)
+            parts.append(_Part(call.losses * factor, factor))
+    if not parts:
         raise UnseenLossError
-    return total
+    values = [part.values for part in parts]
+    corrections = None
+    if usual is not None:
+        factors = torch.stack([part.factor for part in parts])
+        corrections = usual.corrections(factors, len(values[0]))
+    if corrections is not None:
+        values = [part.corrected(by) for part, by in zip(parts, corrections, strict=True)]
+    return sum(values[1:], values[0])
 
 
-def _shares(coefficients: Tensor, elements: Tensor, num_samples: int) -> Tensor:
+class _Part(NamedTuple):
+    """Samples' losses in one term, shape (B,), and B times a sample's share of it on average.
+
+    ``is_mean``: whether the term is a mean of which a sample has its own; None if not.
+    """
+
+    values: Tensor
+    factor: Tensor
+    is_mean: Tensor | None = None
+
+    def corrected(self, by: Tensor) -> Tensor:
+        """Return the losses as they would be in a full batch."""
+        return self.values * (by if self.is_mean is None else torch.where(self.is_mean, 1, by))
+
+
+def _shares(coefficients: Tensor, elements: Tensor, num_samples: int) -> _Part:
     """Return B times each sample's share of the loss, or its masked mean.
 
     Equal coefficients that add up to 1 are a mean over the elements that a mask keeps: alone in a
@@ -207,12 +252,25 @@ def _shares(coefficients: Tensor, elements: Tensor, num_samples: int) -> Tensor:
     rows = coefficients.float().reshape(num_samples, -1)
     shares = rows * elements.float().reshape(num_samples, -1)
     shares = torch.where(rows == 0, 0, shares).sum(1)  # what is masked may be infinite
-    total = rows.sum()
-    is_mean = (total - 1).abs() < _MEAN_TOLERANCE
-    is_mask = (rows.max() * rows.count_nonzero() - total).abs() < _MEAN_TOLERANCE
+    total, count = rows.sum(), rows.count_nonzero()
+    is_sum_of_all = (total - 1).abs() < _MEAN_TOLERANCE
+    is_mean = is_sum_of_all & ((rows.max() * count - total).abs() < _MEAN_TOLERANCE)
     shares = torch.nan_to_num(shares, nan=torch.inf, posinf=torch.inf, neginf=-torch.inf)
     # NaN, not observed, where a sample's elements are all masked.
-    return torch.where(is_mean & is_mask, shares / rows.sum(1), shares * num_samples)
+    values = torch.where(is_mean, shares / rows.sum(1), shares * num_samples)
+    return _Part(values, total / count * num_samples, is_mean)
+
+
+def _adds_up(loss: Tensor, calls: list[TappedCall]) -> bool:
+    outputs = [call.output for call in calls]
+    found = torch.autograd.grad(loss, outputs, retain_graph=True)
+    parts = [
+        torch.where(coefficient == 0, 0, coefficient.float() * output.detach().float()).sum()
+        for coefficient, output in zip(found, outputs, strict=True)
+    ]
+    total = torch.stack(parts)
+    rest = (loss.detach().float() - total.sum()).abs()
+    return bool(rest <= _VALUE_TOLERANCE * total.abs().sum())
 
 
 def _factors_of(loss: Tensor | None, call: TappedCall) -> Tensor | None:

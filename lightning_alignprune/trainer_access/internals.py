@@ -158,18 +158,30 @@ def as_train_batch(trainer: Trainer, batch: Any) -> Any:
     return batch if combined is None else tree_unflatten([batch], combined._spec)
 
 
-def refresh_epoch_length(trainer: Trainer) -> None:
+def num_overfit_batches(trainer: Trainer, loader: Loader) -> int | None:
+    """Return how many batches an epoch has that is to be the same every time; None if no such."""
+    limit = trainer.overfit_batches  # type: ignore[attr-defined]
+    if not limit:
+        return None
+    return limit if isinstance(limit, int) else max(1, int(len(loader) * limit))
+
+
+def refresh_epoch_length(trainer: Trainer, num_overfit: int | None = None) -> None:
     """Tell the loop how many batches the train loader has now; Lightning works it out once.
 
     Left alone, a shrunken epoch never reaches the batch at which it would validate, and an epoch
     that grows back is cut at the old limit.
     https://github.com/Lightning-AI/pytorch-lightning/issues/18023
+
+    Args:
+        trainer: The Trainer.
+        num_overfit: See :func:`num_overfit_batches`; a share of a shrunken loader would be less.
     """
     loop = trainer.fit_loop
     combined: CombinedLoader | None = loop._combined_loader
     if combined is None:
         return
-    limit = trainer.limit_train_batches
+    limit = trainer.limit_train_batches if num_overfit is None else num_overfit
     length = len(combined.flattened[0])
     if isinstance(limit, int):
         batches = min(length, limit)

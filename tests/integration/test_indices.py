@@ -54,6 +54,15 @@ def test_recorded_value_is_the_samples_own(num_workers, drop_last, trainer_kwarg
     check_recorded(loader, trainer_kwargs)
 
 
+@pytest.mark.parametrize("overfit_batches", [3, 0.5])
+def test_the_batches_that_are_overfitted_stay_the_same(overfit_batches):
+    callback = check_recorded(DataLoader(Indexed(), 8), {"overfit_batches": overfit_batches})
+    num_pruned = callback.trajectories.rows[2][:24].isnan().sum()
+    assert num_pruned > 0
+    for row in callback.trajectories.rows:
+        assert row[24:].isnan().all()
+
+
 @pytest.mark.parametrize("kept", [{}, {"persistent_workers": True, "prefetch_factor": 4}])
 def test_of_two_workers(kept):
     check_recorded(DataLoader(Indexed(), 8, shuffle=True, num_workers=2, **kept), {})

@@ -237,6 +237,33 @@ def test_a_step_for_whole_batches_only_is_looked_at_with_whole_batches():
         fit(Step(step), loader=DataLoader(make_data(64), B, collate_fn=by_first_feature))
 
 
+@pytest.mark.filterwarnings("ignore:Using a target size")
+@pytest.mark.parametrize("batch_size", [4, 5, 8, 12, 16])
+def test_targets_that_broadcast_over_the_batch_are_refused(batch_size):
+    def broadcast(m, x, y):
+        return F.mse_loss(m.net(x)[:, :1], x[:, 0])
+
+    with pytest.raises(REFUSED, match="row i of a loss"):
+        fit(Step(broadcast), loader=DataLoader(make_data(64), batch_size))
+
+
+def test_a_penalty_with_as_many_rows_as_the_last_batch_has_samples_is_not_theirs():
+    def orthogonal_classes(m, x, y):
+        weight = m.net[-1].weight
+        return F.cross_entropy(m.net(x), y) + F.mse_loss(weight @ weight.T, torch.eye(3))
+
+    class Frozen(Step):
+        def configure_optimizers(self):
+            return torch.optim.SGD(self.parameters(), lr=0.0)
+
+    data = make_data(2 * B + 3)
+    module = Frozen(orthogonal_classes)
+    callback = fit(module, loader=DataLoader(data, B))
+    x, y = data.tensors
+    expected = F.cross_entropy(module.net(x), y, reduction="none")
+    torch.testing.assert_close(callback.trajectories.rows[0], expected.detach())
+
+
 def test_the_term_with_wrong_rows_is_named():
     with pytest.raises(REFUSED, match=r"losses of mse_loss \(call 2\) that"):
         fit(Step(orthogonality))
@@ -378,6 +405,16 @@ def test_random_mixing_trains_and_is_mentioned_in_debug_only(where, caplog, recw
     assert told
     assert all(record.levelno == logging.DEBUG for record in told)
     assert not [w for w in recwarn if "self-check" in str(w.message)]
+
+
+@pytest.mark.parametrize("batch_size", [4, 5, 8, 16])
+def test_a_step_that_shuffles_its_rows_at_random_is_refused(batch_size):
+    def shuffled(m, x, y):
+        order = torch.randperm(len(x))
+        return F.cross_entropy(m.net(x[order]), y[order])
+
+    with pytest.raises(REFUSED, match="row i of a loss"):
+        fit(Step(shuffled), loader=DataLoader(make_data(64), batch_size))
 
 
 def test_one_train_loader_in_a_container_is_looked_at_too():
@@ -522,6 +559,42 @@ def test_a_term_that_grows_from_zero_is_refused_when_it_counts():
 
     with pytest.raises(REFUSED, match="add up"):
         fit(Step(annealed), epochs=4)
+
+
+def with_labels_only(m, x, y):
+    has_label = x[:, 0] < 1.9
+    logits = m.net(x)
+    return F.cross_entropy(logits[has_label], y[has_label]) + F.mse_loss(m.decoder(logits), x)
+
+
+def with_boxes_only(m, x, y):
+    has_box = x[:, 0] > 1.9
+    logits = m.net(x)
+    loss = F.cross_entropy(logits, y)
+    return loss + F.l1_loss(m.decoder(logits)[has_box], x[has_box]) if has_box.any() else loss
+
+
+@pytest.mark.parametrize("loss_of", [with_labels_only, with_boxes_only])
+@pytest.mark.parametrize("num_workers", [0, 1])
+def test_a_term_that_some_batches_show_with_other_rows_is_refused_there(loss_of, num_workers):
+    x, y = make_data(64).tensors
+    x[:, 0] = 0
+    x[50, 0] = 2
+    data = torch.utils.data.TensorDataset(x, y)
+    fit(Step(loss_of), loader=DataLoader(data, B, sampler=range(48)))
+    with pytest.raises(REFUSED, match="add up"):
+        fit(Step(loss_of), loader=DataLoader(data, B, num_workers=num_workers))
+    fit(Step(loss_of), loader=DataLoader(data, B), self_check=False)
+
+
+def test_a_penalty_that_some_steps_have_trains():
+    def now_and_then(m, x, y):
+        loss = F.cross_entropy(m.net(x), y)
+        weight = m.net[0].weight
+        return loss + F.mse_loss(weight, weight.detach() / 2) if m.global_step % 3 == 2 else loss
+
+    callback = fit(Step(now_and_then), epochs=3)
+    assert not callback.trajectories.rows[0].isnan().any()
 
 
 @pytest.mark.parametrize("num_workers", [0, 1])

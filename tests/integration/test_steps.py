@@ -469,6 +469,141 @@ def test_factors_that_depend_on_the_elements_are_refused():
     fit(Detached(), pruning(None))
 
 
+CLIPPED = {
+    "clamp": lambda losses: losses.clamp(max=1).mean(),
+    "flooding": lambda losses: (losses - 1).abs().mean() + 1,
+    "a margin": lambda losses: F.relu(losses - 1).mean(),
+    "minimum": lambda losses: torch.minimum(losses, torch.ones(())).mean(),
+    "where": lambda losses: torch.where(losses > 1, torch.ones(()), losses).mean(),
+    "masked_fill": lambda losses: losses.masked_fill(losses > 1, 1.0).mean(),
+}
+NOT_CLIPPED = {
+    "in place": lambda losses: losses.clamp_(max=1).mean(),
+    "a mask": lambda losses: torch.where(losses > 1, torch.zeros(()), losses).mean(),
+    "the smaller of two": lambda losses: torch.minimum(losses, 2 * losses).mean(),
+    "the hardest half": lambda losses: losses.topk(len(losses) // 2).values.mean(),
+}
+
+
+class Reduced(Stock):
+    def __init__(self, reduce):
+        super().__init__()
+        self.reduce = reduce
+
+    def training_step(self, batch, batch_idx):
+        return self.reduce(F.cross_entropy(self(batch[0]), batch[1], reduction="none"))
+
+
+@pytest.mark.parametrize("how", CLIPPED)
+def test_elements_that_are_clipped_afterwards_are_refused(how):
+    with pytest.raises(MisconfigurationException, match=r"a loss is clipped.*sample_loss"):
+        fit(Reduced(CLIPPED[how]), pruning(None))
+
+
+@pytest.mark.parametrize("how", NOT_CLIPPED)
+def test_elements_that_are_masked_or_chosen_from_train(how):
+    fit(Reduced(NOT_CLIPPED[how]), pruning(None))
+
+
+def test_clipped_elements_work_as_the_message_says():
+    class Given(Stock):
+        def training_step(self, batch, batch_idx):
+            losses = F.cross_entropy(self(batch[0]), batch[1], reduction="none").clamp(max=1)
+            return {"loss": losses.mean(), "sample_loss": losses}
+
+    fit(Given(), callback := pruning(None, keep_history=True))
+    assert callback.trajectories.rows[0].max() == 1
+
+
+@pytest.mark.parametrize(
+    "combine",
+    [
+        lambda a, b: (a + b - 10).abs() + 10,
+        lambda a, b: a.log() + b.log(),
+        lambda a, b: a * b,
+    ],
+    ids=["flooding", "logarithms", "a product"],
+)
+def test_losses_whose_factors_are_made_of_losses_are_refused(combine):
+    class Two(Stock):
+        def training_step(self, batch, batch_idx):
+            x, y, _ = batch
+            logits = self(x)
+            return combine(F.cross_entropy(logits, y), F.mse_loss(logits, torch.ones(len(x), 3)))
+
+    with pytest.raises(MisconfigurationException, match=r"clipped|do not depend on the losses"):
+        fit(Two(), pruning(None))
+
+
+def test_one_samples_logits_as_many_as_the_batch_has_samples_are_left_alone():
+    class InALoop(Stock):
+        def training_step(self, batch, batch_idx):
+            logits = self(batch[0]).repeat(1, 3)[:, :8]  # as many classes as samples
+            each = [F.cross_entropy(*row) for row in zip(logits, batch[1], strict=True)]
+            return {"loss": sum(each) / len(each), "sample_loss": torch.stack(each)}
+
+    fit(InALoop(), callback := pruning(None, keep_history=True))
+    assert not callback.trajectories.rows[0].isnan().any()
+
+    class Averaged(InALoop):
+        def training_step(self, batch, batch_idx):
+            losses = super().training_step(batch, batch_idx)["sample_loss"]
+            return {"loss": losses.mean(), "sample_loss": losses}
+
+    fit(Averaged(), pruning(WEIGHTS))
+
+
+SUMS = {
+    "a sum": lambda a, b: (a.sum(), a),
+    "a sum over a number": lambda a, b: (a.sum() / 7, a / 7),
+    "a sum over the batch": lambda a, b: (a.sum() / len(a), a / 8),
+    "two sums": lambda a, b: (a.sum() + b, a + 1),
+    "a sum and a mean": lambda a, b: (a.sum() + b / len(a), a + 1 / 8),
+}
+
+
+class OfTwo(Stock):
+    """A step of elements, and of a loss that is 1 for each sample as a sum."""
+
+    def __init__(self, how):
+        super().__init__()
+        self.reduce = SUMS[how]
+
+    def training_step(self, batch, batch_idx):
+        x, y, _ = batch
+        logits = self(x)
+        ones = F.mse_loss(logits[:, 0], logits[:, 0].detach() + 1, reduction="sum")
+        return self.reduce(F.cross_entropy(logits, y, reduction="none"), ones)[0]
+
+    def configure_optimizers(self):
+        return torch.optim.SGD(self.parameters(), lr=0.0)
+
+
+@pytest.mark.filterwarnings("ignore:You're resuming from a checkpoint that ended before")
+@pytest.mark.parametrize("how", SUMS)
+@pytest.mark.parametrize("saved_at", [None, 7])
+def test_a_sums_losses_are_as_large_in_a_short_batch(how, saved_at, tmp_path):
+    data = TensorDataset(*make_data(67).tensors, torch.arange(67))  # the last of 9 batches has 3
+
+    class Save(pl.Callback):
+        def on_train_batch_end(self, trainer, module, outputs, batch, batch_idx):
+            if batch_idx == saved_at and trainer.ckpt_path is None:
+                trainer.save_checkpoint(tmp_path / "it.ckpt")
+
+    module, callback = OfTwo(how), pruning(None, keep_history=True)
+    make_trainer(callback, Save(), max_epochs=1).fit(module, DataLoader(data, 8))
+    x, y, _ = data.tensors
+    losses = F.cross_entropy(module(x), y, reduction="none").detach()
+    expected = SUMS[how](losses, torch.tensor(0.0))[1] * 8
+    torch.testing.assert_close(callback.trajectories.rows[0], expected)
+    if saved_at is not None:
+        resumed = pruning(None, keep_history=True)
+        trainer = make_trainer(resumed, max_epochs=1)
+        trainer.fit(OfTwo(how), DataLoader(data, 8), ckpt_path=tmp_path / "it.ckpt")
+        rows, other = resumed.trajectories.rows[0], callback.trajectories.rows[0]
+        torch.testing.assert_close(rows, other, rtol=0, atol=0)
+
+
 def test_elements_in_manual_optimisation_are_warned_of():
     class Elements(Stock):
         def training_step(self, batch, batch_idx):

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from lightning_alignprune.functional.row_order import changed_places, follow_samples
+from lightning_alignprune.functional.row_order import are_among, changed_places, follow_samples
 
 
 @pytest.mark.parametrize("num_samples", [1, 2, 3, 16, 1000])
@@ -38,3 +38,15 @@ def test_unobserved_and_infinite_values_go_with_their_samples_too():
     losses = torch.tensor([0.1, torch.nan, 0.7, torch.inf, 1.5, 0.2])
     assert follow_samples(losses, losses[order], order) is True
     assert follow_samples(losses, losses, order) is False
+
+
+def test_values_that_are_among_others():
+    others = torch.rand(50, generator=torch.Generator().manual_seed(0))
+    some = others[torch.tensor([3, 40, 11, 3])]
+    assert are_among(some, others)
+    assert are_among(some * (1 + 1e-7), others)
+    assert not are_among(some + 1e-3, others)
+    assert not are_among(some, others, precision=0.01)  # anything is near one of them
+    assert not are_among(torch.zeros(4), torch.tensor([0.0, 0.0, 1.0]))
+    assert not are_among(torch.tensor([torch.nan, 1.0]), others)
+    assert not are_among(some[:0], others)
