@@ -24,7 +24,7 @@ _MISSED = 0.08
 # Share of all samples by which a cut must change to be warned of.
 _LEAP = 0.05
 # Epochs without a better reference loss after which the network is taken to memorise.
-_MEMORISES = 5
+_MEMORISES = 10
 
 
 class _RankCut(NamedTuple):
@@ -32,6 +32,10 @@ class _RankCut(NamedTuple):
 
     badness: Tensor
     cut: Tensor
+
+
+def _memorises(context: SelectionContext) -> bool:
+    return (context.epochs_since_best or 0) >= _MEMORISES
 
 
 class PosteriorCut(Policy):
@@ -45,13 +49,13 @@ class PosteriorCut(Policy):
     log odds, which has the probabilities of then add up to the estimated share of wrong labels.
 
     Where inputs say little of their class, as short texts do, hardly a label is surely wrong or
-    right and a threshold would leave most wrong ones in. If at the first cut more than 52 % of all
-    that the probabilities call wrong lies below 0.9, the ranks of the samples' calibrated losses
+    right and a threshold would leave most wrong ones in, for the network to learn by heart. If at
+    the first cut more than 52 % of all that the probabilities call wrong lies below 0.9, and once
+    the reference loss has not improved for ten epochs, the ranks of the samples' calibrated losses
     among the reference's are cut as well, where the share of wrong labels reaches ``max_wrong``:
-    see :func:`~lightning_alignprune.functional.reference_cut`. Ranks are
-    cut also where the reference is too small for an estimate, which could have missed 8 % of wrong
-    labels: once its loss has not improved for five epochs, if the samples' losses stand out from
-    it.
+    see :func:`~lightning_alignprune.functional.reference_cut`. Ranks are cut then also where the
+    reference is too small for an estimate, which could have missed 8 % of wrong labels, if the
+    samples' losses stand out from its own.
 
     Among what is not cut some of the easy samples (ranks below the mean) are left out at random as
     in InfoBatch, and those that stay count for them.
@@ -79,7 +83,7 @@ class PosteriorCut(Policy):
         ValueError: If a value is out of range.
 
     Attributes:
-        cuts_by_rank: Whether ranks are cut too; None before the first cut.
+        cuts_by_rank: Whether ranks are cut too by now.
         offset: What is added to all log odds of wrong labels; None before the first cut.
         wrong_kept: Estimated share of wrong labels among what it keeps; None before the first cut.
             The mean of what the probabilities say, which is too low where a network has memorised.
@@ -125,7 +129,8 @@ class PosteriorCut(Policy):
             owner, "look_every", look_every, low=0, remedy="0 does not look."
         )
         self.wrong_kept: float | None = None
-        self.cuts_by_rank: bool | None = None
+        self.cuts_by_rank = False
+        self._is_soft: bool | None = None
         self.offset: float | None = None
         self._cut: Tensor | None = None
         self._leap: str | None = None
@@ -134,12 +139,13 @@ class PosteriorCut(Policy):
     def select(self, scores: Tensor, context: SelectionContext) -> Selection:
         self._leap = None
         wrong = (1 - scores).nan_to_num(nan=-torch.inf)
-        if self.cuts_by_rank is None:
-            self.cuts_by_rank = self._begun(scores, wrong, context)
-        if self.cuts_by_rank is None:
+        if self._is_soft is None:
+            self._is_soft = self._begun(scores, wrong, context)
+        if self._is_soft is None:
             return Selection(torch.ones_like(scores, dtype=torch.bool))
         if self.offset is None:
             self.offset = self._learned_by_heart(wrong, context)
+        self.cuts_by_rank |= self._is_soft and _memorises(context)
         wrong = torch.where(wrong.isfinite(), (wrong.logit() + self.offset).sigmoid(), wrong)
         cut = self._cut_of(wrong, context)
         self.wrong_kept = self._share_of_wrong(wrong, ~cut, context)
@@ -149,11 +155,11 @@ class PosteriorCut(Policy):
         return self._selection(~cut, context)
 
     def _begun(self, scores: Tensor, wrong: Tensor, context: SelectionContext) -> bool | None:
-        """Return whether ranks are to be cut too, or None as long as nothing is."""
+        """Return whether probabilities are too soft, or None as long as nothing is cut."""
         waited = context.estimates_since_peak
         is_due = bool((~scores.isnan()).any()) and (waited is None or waited >= self.patience)
         if context.is_any(is_due):
-            return self._is_soft(wrong, context)
+            return self._leaves_much_open(wrong, context)
         if not self._may_have_missed_noise(context):
             return None
         return True if context.is_any(bool(self._by_rank(context).cut.any())) else None
@@ -162,13 +168,13 @@ class PosteriorCut(Policy):
     def _may_have_missed_noise(context: SelectionContext) -> bool:
         """Say whether too small a reference for an estimate may show noise by its losses."""
         return (
-            (context.epochs_since_best or 0) >= _MEMORISES
+            _memorises(context)
             and context.loss_ranks is not None
             and context.noise_share == 0.0
             and CONFIDENCE * (context.noise_share_error or 0.0) > _MISSED
         )
 
-    def _is_soft(self, wrong: Tensor, context: SelectionContext) -> bool:
+    def _leaves_much_open(self, wrong: Tensor, context: SelectionContext) -> bool:
         """Say whether the probabilities leave too much open to cut by them alone."""
         if context.loss_ranks is None or not context.noise_share:
             return False
@@ -262,6 +268,7 @@ class PosteriorCut(Policy):
     def state_dict(self) -> dict[str, Any]:
         return {
             "cuts_by_rank": self.cuts_by_rank,
+            "is_soft": self._is_soft,
             "offset": self.offset,
             "wrong_kept": self.wrong_kept,
             "cut": self._cut,
@@ -271,3 +278,4 @@ class PosteriorCut(Policy):
     def load_state_dict(self, state: dict[str, Any]) -> None:
         self.cuts_by_rank, self.wrong_kept = state["cuts_by_rank"], state["wrong_kept"]
         self.offset, self._cut = state["offset"], state["cut"]
+        self._is_soft = state["is_soft"]

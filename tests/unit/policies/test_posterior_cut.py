@@ -94,19 +94,30 @@ def soft_and_sharp():
 
 def test_ranks_are_cut_too_where_hardly_a_label_is_surely_wrong():
     wrong, soft, sharp = soft_and_sharp()
-    about = {"noise_share": 0.4, "loss_ranks": ranks(wrong)}
+    about = {"noise_share": 0.4, "loss_ranks": ranks(wrong), "epochs_since_best": 10}
     for scores, by_rank in ((soft, True), (sharp, False)):
         policy = PosteriorCut(prune_easy=0.0, readmit=0.0)
         kept = policy.select(scores, context(**about)).kept
-        assert policy.cuts_by_rank == by_rank
+        assert policy.cuts_by_rank is by_rank
         assert not kept[wrong].any()
         assert bool(kept[~wrong].all()) != by_rank, "a rank among the worst takes right ones along"
         assert kept[~wrong].float().mean() > 0.7
 
 
+def test_ranks_wait_until_the_network_memorises_and_stay():
+    wrong, soft, _ = soft_and_sharp()
+    policy = PosteriorCut(prune_easy=0.0, readmit=0.0)
+    seen = []
+    for since_best in (0, 9, 10, 0):
+        about = {"noise_share": 0.4, "loss_ranks": ranks(wrong), "epochs_since_best": since_best}
+        policy.select(soft, context(**about))
+        seen.append(policy.cuts_by_rank)
+    assert seen == [False, False, True, True]
+
+
 def test_how_it_cuts_is_decided_once():
     wrong, soft, sharp = soft_and_sharp()
-    about = {"noise_share": 0.4, "loss_ranks": ranks(wrong)}
+    about = {"noise_share": 0.4, "loss_ranks": ranks(wrong), "epochs_since_best": 10}
     policy = PosteriorCut(prune_easy=0.0, readmit=0.0)
     for scores in (sharp, soft, soft):
         policy.select(scores, context(**about))
@@ -116,11 +127,11 @@ def test_how_it_cuts_is_decided_once():
 @pytest.mark.parametrize(
     ("since_best", "share", "error", "stands_out", "begins"),
     [
-        (5, 0.0, 0.05, True, True),
-        (4, 0.0, 0.05, True, False),
-        (5, 0.0, 0.05, False, False),
-        (5, 0.3, 0.05, True, False),
-        (5, 0.0, 0.03, True, False),
+        (10, 0.0, 0.05, True, True),
+        (9, 0.0, 0.05, True, False),
+        (10, 0.0, 0.05, False, False),
+        (10, 0.3, 0.05, True, False),
+        (10, 0.0, 0.03, True, False),
     ],
     ids=[
         "memorises",
@@ -140,7 +151,7 @@ def test_ranks_begin_where_the_reference_is_too_small_for_an_estimate(
     policy = PosteriorCut(prune_easy=0.0, readmit=0.0)
     unknown = torch.full((N,), NAN)
     cut = ~policy.select(unknown, context(since=0, **about)).kept
-    assert bool(cut[wrong].all()) == begins == bool(policy.cuts_by_rank)
+    assert bool(cut[wrong].all()) == begins == policy.cuts_by_rank
     assert cut[~wrong].float().mean() < 0.3
     if begins:
         assert torch.tensor(policy.metrics()["wrong_kept"]).isnan()
