@@ -4,7 +4,8 @@
 
 A table stands between `<!-- table: <name> -->` and `<!-- end -->`; the text around it is yours.
 The runs are those of `run_table.py`, which writes them with `--jsonl`, of `examples/digits.py`,
-which writes outputs/digits.json, `audit_digits.py` and `audit_against_cleanlab.py`.
+which writes outputs/digits.json, `robust_digits.py`, `audit_digits.py` and
+`audit_against_cleanlab.py`.
 """
 
 import json
@@ -15,11 +16,12 @@ from pathlib import Path
 from typing import Any
 
 import audit_digits
+import robust_digits
 from _table import cleanlab_report, comparison_report
 from _table.methods import ABLATIONS
 from _table.preset_report import Column, preset_table
 from _table.report import markdown, pipes
-from _table.tasks import CIFAR10N, CIFAR10N_AUGMENTED, NEWS, Task
+from _table.tasks import CIFAR10N, CIFAR10N_AUGMENTED, FASHION, NEWS, Task
 
 DOCS = Path(__file__).parents[2] / "docs"
 RESULTS = ("comparison.md", "results_news.md", "results_cifar10n.md", "robust.md", "ranks.md")
@@ -55,6 +57,16 @@ def _preset() -> str:
     """The preset's own runs beside those of the page on ranks."""
     results = [*read("robust_news"), *read("news_lr_0.01")]
     return preset_table([(noise, results, noise) for noise in NOISES])
+
+
+def _fashion() -> str:
+    results = read("robust_fashion")
+    return preset_table([(noise, results, noise) for noise in FASHION.noises])
+
+
+def _robust_digits() -> str:
+    found = json.loads((DOCS / "results" / "robust_digits.json").read_text())
+    return robust_digits.table(found["runs"])
 
 
 def _images() -> str:
@@ -107,6 +119,8 @@ TABLES: dict[str, Callable[[], str]] = {
     "images": lambda: _all(CIFAR10N, "cifar10n"),
     "images_augmented": lambda: _all(CIFAR10N_AUGMENTED, "cifar10n_augmented"),
     "preset": _preset,
+    "preset_fashion": _fashion,
+    "preset_digits": _robust_digits,
     "ranks": lambda: _ranks("news_lr_0.01"),
     "ranks_200": lambda: _ranks("news_reference_200"),
     "ranks_20": lambda: _ranks("news_reference_20"),

@@ -116,7 +116,8 @@ class LossTap(TorchFunctionMode):
         self.opens_graph = opens_graph
         self.calls: list[TappedCall] = []
         self.found: list[tuple[Any, bool]] = []
-        self._known = known
+        # Most steps call no loss function with other rows, and have nothing to look up.
+        self._known = known if known and not all(has_samples for _, has_samples in known) else None
         self._flat_rows = FlatRows()
 
     @property
@@ -203,12 +204,13 @@ class LossTap(TorchFunctionMode):
     def _noted(self, func: Any, num_samples: int | None) -> int | None:
         """Note a call in ``found``; return its samples, or None if it is known to have none."""
         # A compiled step would be compiled again for every other list.
-        if torch.compiler.is_compiling() or (self.with_grad_only and not torch.is_grad_enabled()):
+        if (self.with_grad_only and not torch.is_grad_enabled()) or torch.compiler.is_compiling():
             return num_samples
-        known, place = self._known or [], len(self.found)
-        is_of_none = known[place : place + 1] == [(func, False)] and known[:place] == self.found
+        known, place = self._known, len(self.found)
         self.found.append((func, num_samples is not None))
-        return None if is_of_none else num_samples
+        if num_samples is None or known is None or known[place : place + 1] != [(func, False)]:
+            return num_samples
+        return None if known[:place] == self.found[:place] else num_samples
 
     def _given(self, output: Tensor) -> Given | None:
         if not self.keeps_given or torch.compiler.is_compiling() or not output.requires_grad:

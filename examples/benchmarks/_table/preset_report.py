@@ -2,7 +2,7 @@
 
 from statistics import fmean
 
-from _table.methods import METHODS
+from _table.methods import ALL_METHODS, METHODS
 from _table.report import CALIBRATED, NONE, STOPPED, Result, Row, mean_and_sd, pipes, runs_of
 
 Column = tuple[str, list[Result], str]
@@ -26,6 +26,7 @@ def preset_table(columns: list[Column], preset: str = "robust") -> str:
         if method == "full":
             rows.append(_accuracies(STOPPED, columns, method, "accuracy_best_reference"))
             rows.append(_accuracies(CALIBRATED, columns, method, "accuracy_calibrated"))
+            rows.append(_accuracies(ALL_METHODS["ema"].name, columns, "ema"))
     rows += [
         ("*passes of the preset*", *(_mean(column, preset, "passes", 2) for column in columns)),
         ("*its part of the oracle's gain over full*", *(_part_of_gain(c, preset) for c in columns)),
