@@ -19,6 +19,10 @@ _READMIT_STREAM = 4
 # labels lies below _SURELY_WRONG. In runs where they were sharp 0.13 to 0.46 of it lay there, in
 # runs where they were soft 0.58 to 0.79.
 _SURELY_WRONG, _SOFT = 0.9, 0.52
+# Where the probabilities of wrong labels add up to less of their estimated share, it is no noise:
+# they did to 0.79 or more of it with wrong labels, and to half of it with clean ones whose images
+# are augmented for training alone, so that predictions are blurred as by noise.
+_AGREES = 0.7
 # An estimate that sees no noise is believed if it would have seen this share of wrong labels.
 _MISSED = 0.08
 # Share of all samples by which a cut must change to be warned of.
@@ -47,6 +51,8 @@ class PosteriorCut(Policy):
     stand out, nothing is cut. **How much**: what is more probably wrong than right. What has been
     learned by heart before the first cut looks right; to make up for it, one number is added to all
     log odds, which has the probabilities of then add up to the estimated share of wrong labels.
+    Where they add up to less than 70 % of it before, the two contradict each other and nothing is
+    cut: predictions that augmentation blurs look like noise.
 
     Where inputs say little of their class, as short texts do, hardly a label is surely wrong or
     right and a threshold would leave most wrong ones in, for the network to learn by heart. If at
@@ -159,7 +165,8 @@ class PosteriorCut(Policy):
         waited = context.estimates_since_peak
         is_due = bool((~scores.isnan()).any()) and (waited is None or waited >= self.patience)
         if context.is_any(is_due):
-            return self._leaves_much_open(wrong, context)
+            is_noise = self._agrees(wrong, context)
+            return self._leaves_much_open(wrong, context) if is_noise else None
         if not self._may_have_missed_noise(context):
             return None
         return True if context.is_any(bool(self._by_rank(context).cut.any())) else None
@@ -181,6 +188,13 @@ class PosteriorCut(Policy):
         open_ = wrong[(wrong <= _SURELY_WRONG) & wrong.isfinite()].double().sum()
         total, count = context.total(torch.stack([open_, open_.new_tensor(len(wrong))])).tolist()
         return bool(total > _SOFT * context.noise_share * count)
+
+    def _agrees(self, wrong: Tensor, context: SelectionContext) -> bool:
+        """Say whether the probabilities add up to about the estimated share of wrong labels."""
+        if not context.noise_share:
+            return True
+        everything = torch.ones_like(wrong, dtype=torch.bool)
+        return self._share_of_wrong(wrong, everything, context) >= _AGREES * context.noise_share
 
     @staticmethod
     def _learned_by_heart(wrong: Tensor, context: SelectionContext) -> float:
