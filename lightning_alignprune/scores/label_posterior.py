@@ -11,9 +11,9 @@ from lightning_alignprune.state.trajectories import LossTrajectories
 class LabelPosterior(Score):
     """Probability that a sample's given label is right, from log odds averaged over its epochs.
 
-    In [0.0025, 0.9975]; high = keep. NaN, so kept, while no noise stands out: on clean labels to
-    the end. Unlike a loss it has a meaning of its own: cut below 0.5 what is more probably wrong
-    than right, below 0.9 where wrong labels cost more than right ones.
+    In [0.0025, 0.9975]; high = keep. NaN, so kept, until noise has stood out in three estimates in
+    a row: on clean labels to the end. Unlike a loss it has a meaning of its own: cut below 0.5 what
+    is more probably wrong than right, below 0.9 where wrong labels cost more than right ones.
 
     Goes with the signal ``LabelOdds``, which has the method; needs a reference set.
 

@@ -36,6 +36,8 @@ _WHOLE = 0.98
 _ADDED = 0.05
 # The largest of several estimates is too large by chance, later ones are too small as labels are
 # memorised: the mean of so many was within 0.03 of the truth where the largest was off by 0.08.
+# So many in a row must stand out before any is believed: of clean labels with augmented images,
+# estimates between 0.07 and 0.20 come and go, those of wrong labels stay.
 _NUM_ESTIMATES = 3
 
 
@@ -54,10 +56,10 @@ class LabelOdds(AveragedSignal):
     The odds compare no losses, so nothing depends on training samples being seen before or after an
     update. Samples are memorised with time and the share of wrong labels is then underestimated: of
     all epochs' estimates the one is used that stands out most, share less two standard errors; for
-    the share itself the mean of it and the two after it. No odds are recorded before one stands
-    out at all; on clean labels that is the whole run. The
-    first one is dropped, with what was recorded by it, unless the next stands
-    out too. Estimates are made only from epochs in which all samples were trained.
+    the share itself the mean of it and the two after it. No odds are given before three estimates
+    in a row have stood out; on clean labels that is the whole run. What was averaged by fewer is
+    dropped: a network that leaps from epoch to epoch looks now and then as if labels were wrong.
+    Estimates are made only from epochs in which all samples were trained.
 
     Needs a reference set, and one classification loss per step. Samples of a class that the
     reference lacks count as right. Class weights and label smoothing do not enter.
@@ -102,7 +104,7 @@ class LabelOdds(AveragedSignal):
         self.standard_error = float("inf")
         self.estimates_since_peak = 0
         self._surest = 0.0
-        self._is_confirmed = False
+        self._num_in_a_row = 0
         self._ranks = RankAverages()
 
     # ---- the batch path ---------------------------------------------------------------------
@@ -193,16 +195,21 @@ class LabelOdds(AveragedSignal):
         self.newest_share, self.standard_error = found.noise_share, found.standard_error
         self.estimates_since_peak = (self.estimates_since_peak or 0) + 1
         surest = found.noise_share - CONFIDENCE * found.standard_error
-        if self.noise_share > 0 and not self._is_confirmed:
-            # One epoch in which the network leaped looks like noise; real noise is seen again.
-            self._is_confirmed = found.noise_share > 0
-            if not self._is_confirmed:
+        if not self._is_confirmed:
+            # An epoch in which the network leaped looks like noise; real noise is seen in each.
+            self._num_in_a_row = self._num_in_a_row + 1 if found.noise_share > 0 else 0
+            if self._num_in_a_row == 0:
                 self._shares, self._transition = [], None
+                self._total = self._weight = None
         if found.noise_share > 0 and (not self._shares or surest > self._surest):
             self._transition, self._surest = found.matrix.float(), surest
             self._shares, self.estimates_since_peak = [found.noise_share], 0
         elif found.noise_share > 0 and len(self._shares) < _NUM_ESTIMATES:
             self._shares.append(found.noise_share)
+
+    @property
+    def _is_confirmed(self) -> bool:
+        return self._num_in_a_row >= _NUM_ESTIMATES
 
     @property
     def noise_share(self) -> float:
@@ -213,7 +220,7 @@ class LabelOdds(AveragedSignal):
     def close_epoch(self, row: Tensor, last: Tensor) -> Tensor:
         kept = super().close_epoch(row, last)
         self._was_informed = self.noise_share > 0  # of the next row
-        return kept
+        return kept if self._is_confirmed else torch.full_like(row, torch.nan)
 
     @override
     def close_notes(self, calibrated_losses: Tensor) -> None:
@@ -261,7 +268,7 @@ class LabelOdds(AveragedSignal):
             "standard_error": self.standard_error,
             "estimates_since_peak": self.estimates_since_peak,
             "surest": self._surest,
-            "is_confirmed": self._is_confirmed,
+            "num_in_a_row": self._num_in_a_row,
             "ranks": self._ranks.learned(),
         }
 
@@ -283,7 +290,7 @@ class LabelOdds(AveragedSignal):
         self._was_informed, self._shares = state["was_informed"], list(state["shares"])
         self.newest_share, self.standard_error = state["newest_share"], state["standard_error"]
         self.estimates_since_peak = state["estimates_since_peak"]
-        self._surest, self._is_confirmed = state["surest"], state["is_confirmed"]
+        self._surest, self._num_in_a_row = state["surest"], state["num_in_a_row"]
         self._ranks.load_learned(state["ranks"])
         self._weights = None
 

@@ -58,14 +58,15 @@ def run(signal, num_epochs, noise=0.4):
     return bank, is_wrong
 
 
-def test_two_reference_passes_make_an_estimate_and_the_next_epoch_is_judged_by_it():
+def test_two_reference_passes_make_an_estimate_and_three_estimates_give_odds():
     signal, bank = LabelOdds(), LossTrajectories(800, window=1)
     epoch(signal, bank, 0)
     assert signal.newest_share is None
-    epoch(signal, bank, 1)
-    assert 0.35 < signal.noise_share < 0.45
-    assert bank.last.isnan().all()  # recorded before it was known
-    epoch(signal, bank, 2)
+    for number in (1, 2):
+        epoch(signal, bank, number)
+        assert 0.35 < signal.noise_share < 0.45
+        assert bank.last.isnan().all()
+    epoch(signal, bank, 3)
     assert bank.last.isfinite().all()
     assert set(signal.metrics()) == {"noise_share", "newest_noise_share"}
 
@@ -102,15 +103,22 @@ def test_clean_labels_record_nothing():
     assert LabelPosterior().compute(bank).isnan().all()
 
 
-def test_noise_that_the_next_epoch_does_not_show_is_dropped():
+@pytest.mark.parametrize("num_noisy", [1, 2])
+def test_noise_that_the_next_epochs_do_not_show_is_dropped(num_noisy):
     signal, bank = LabelOdds(), LossTrajectories(800, window=1)
-    for number, noise in enumerate([0.4, 0.4, 0.0]):
-        epoch(signal, bank, number, noise)
+    numbers = iter(range(20))
+    epoch(signal, bank, next(numbers), 0.4)
+    for _ in range(num_noisy):
+        epoch(signal, bank, next(numbers), 0.4)
+    assert signal.noise_share > 0.35
+    epoch(signal, bank, next(numbers), 0.0)
     assert signal.noise_share == 0.0
-    assert bank.last.isnan().all()
-    for number in (3, 4):
-        epoch(signal, bank, number, 0.4)
-    epoch(signal, bank, 5, 0.0)  # seen twice: memorised by now
+    for _ in range(3):
+        assert bank.last.isnan().all()
+        epoch(signal, bank, next(numbers), 0.4)
+    assert (signal._weight == 2).all()  # what was averaged before the drop is gone
+    for _ in range(2):
+        epoch(signal, bank, next(numbers), 0.0)  # seen three times: memorised by now
     assert signal.noise_share > 0.35
     assert bank.last.isfinite().all()
 
