@@ -185,6 +185,17 @@ def test_nothing_is_cut_where_probabilities_and_the_share_contradict_each_other(
     assert cut(PosteriorCut(readmit=0.0), scores=few, noise_share=0.05) == 5
 
 
+def test_a_cut_whose_evidence_fades_is_given_up():
+    policy, places = PosteriorCut(prune_easy=0.0, readmit=0.0), torch.arange(N)
+    cuts = []
+    for number in (12, 8, 6, 6, 8):  # wrong by what each epoch's probabilities say, of 0.12
+        scores = torch.where(places < number, 0.005, 0.995)
+        cuts.append(cut(policy, scores=scores, noise_share=0.12))
+        assert int(policy.to_look_at(places >= 0).sum()) == cuts[-1]
+        assert policy.warning() is None
+    assert cuts == [12, 8, 0, 0, 8]
+
+
 def test_some_of_the_easy_ones_are_left_out_until_the_end_and_get_no_look():
     wrong, _, sharp = soft_and_sharp()
     about = {"noise_share": 0.4, "loss_ranks": ranks(wrong), "has_looks": True}
