@@ -23,7 +23,7 @@ def made(
 ) -> dict[str, Any]:
     """Return what one run leaves, as far as the report looks at it."""
     config = {"noise": noise, "method": method, "seed": seed}
-    if method not in ("full", "oracle"):
+    if method not in ("full", "robust", "oracle"):
         config["pruned"] = 0.5
     known = {"passes": 0.5, "auroc": None, "wrong_among_kept": None, "right_kept": None}
     best = {"accuracy_last": accuracy, "accuracy_best_reference": accuracy + 1}
@@ -59,6 +59,20 @@ def test_means_passes_and_warm_up(report: Any) -> None:
     assert list(rows)[2:4] == ["**all samples**", "full training"]
     stopped = rows_of(report.comparison_table(results, 0.5, "accuracy_best_reference"))
     assert stopped["full training"][1] == "61.0"
+
+
+def test_at_one_noise_accuracies_and_what_was_made_of_the_labels(report: Any) -> None:
+    results = [
+        made("full", 60, "worse", passes=1.0, wrong_among_kept=0.4),
+        made("el2n", 50, "worse", warmup_passes=0.2, wrong_among_kept=0.6),
+        made("el2n", 90, "aggre"),
+        made("robust", 62, "worse", auroc=0.9, wrong_among_kept=0.1),
+    ]
+    rows = rows_of(report.one_noise_table(results, "worse", 0.5))
+    assert rows["full training"] == ["1.00", "60.0", "61.0", "-", "40 %"]
+    assert rows["EL2N"] == ["0.50 + 0.20", "50.0", "51.0", "-", "60 %"]
+    assert rows["robust preset"][-2:] == ["0.90", "10 %"]
+    assert "**within a batch**" not in rows
 
 
 def test_gains_are_over_full_training_of_equal_length_and_the_same_seed(report: Any) -> None:

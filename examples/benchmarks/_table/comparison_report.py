@@ -1,5 +1,6 @@
 """The tables of the comparison: all methods at all noises, and the paper's ranks beside ours."""
 
+from collections.abc import Callable, Sequence
 from statistics import fmean
 
 from scipy.stats import rankdata, spearmanr
@@ -61,24 +62,49 @@ def comparison_table(results: list[Result], pruned: float, key: str) -> str:
         pruned: Which share; rows without one are there as they are.
         key: ``"accuracy_last"`` or ``"accuracy_best_reference"``.
     """
-    rows: list[Row] = [("", "passes", *NOISES)]
+
+    def row(cell: Cell) -> Row:
+        by_noise = [runs_of(results, noise, *cell) for noise in NOISES]
+        values = [mean_and_sd([run[key] for run in runs], 1) for runs in by_noise]
+        return _row(cell, [run for runs in by_noise for run in runs], values)
+
+    return _grouped(("", "passes", *NOISES), row, pruned)
+
+
+def one_noise_table(results: list[Result], noise: str, pruned: float) -> str:
+    """Every method at one noise: accuracies, and what a method made of the labels."""
+
+    def row(cell: Cell) -> Row:
+        runs = runs_of(results, noise, *cell)
+        keys = ("accuracy_last", "accuracy_best_reference")
+        accuracies = [mean_and_sd([run[key] for run in runs], 1) for key in keys]
+        wrong = [
+            100 * run["wrong_among_kept"] for run in runs if run["wrong_among_kept"] is not None
+        ]
+        share = f"{fmean(wrong):.0f} %" if wrong else NONE
+        return _row(cell, runs, [*accuracies, mean_and_sd([r["auroc"] for r in runs], 2), share])
+
+    titles = ("last epoch", "best reference loss", "AUROC", "wrong among kept")
+    return _grouped(("", "passes", *titles), row, pruned)
+
+
+def _grouped(header: Row, row: Callable[[Cell], Row], pruned: float) -> str:
+    rows = [header]
     for group, methods in GROUPS.items():
-        body = [_row(results, cell_of(method, pruned), key) for method in methods]
+        body = [row(cell_of(method, pruned)) for method in methods]
         if any(body):
-            rows.append((f"**{group}**", *[""] * (len(NOISES) + 1)))
-        rows += [row for row in body if row]
+            rows.append((f"**{group}**", *[""] * (len(header) - 1)))
+        rows += [found for found in body if found]
     return pipes(rows)
 
 
-def _row(results: list[Result], cell: Cell, key: str) -> Row:
-    by_noise = [runs_of(results, noise, *cell) for noise in NOISES]
-    every = [run for runs in by_noise for run in runs]
-    if not every:
+def _row(cell: Cell, runs: list[Result], values: Sequence[str]) -> Row:
+    """Return a method's name, passes and values; nothing where it was not run."""
+    if not runs:
         return ()
-    passes = f"{fmean(run['passes'] for run in every):.2f}"
-    if "warmup_passes" in every[0]:
-        passes += f" + {every[0]['warmup_passes']:.2f}"
-    values = [mean_and_sd([run[key] for run in runs], 1) for runs in by_noise]
+    passes = f"{fmean(run['passes'] for run in runs):.2f}"
+    if "warmup_passes" in runs[0]:
+        passes += f" + {runs[0]['warmup_passes']:.2f}"
     return (COMPARISON[cell[0]].name, passes, *values)
 
 
