@@ -90,19 +90,23 @@ def epoch_end(num_samples: int, repeats: int) -> dict[str, float]:
         reference_rank(bank.rows[-1], reference), reference_rank(reference, reference)
     )
 
-    def posterior(right: float) -> Selection:
-        """Cut where wrong labels are right with that probability, 0.4 being too soft to tell."""
+    def posterior(right: float, first: bool = False) -> Callable[[], Selection]:
+        """Cut where wrong labels are right with that probability, 0.3 being too soft to tell."""
         given = torch.full((num_samples,), 0.98)
         given[half:] = right
         found = {"loss_ranks": ranks, "noise_share": 0.5, "estimates_since_peak": 2}
-        return PosteriorCut().select(given, context(labels=labels, **found))
+        about = context(labels=labels, epochs_since_best=10, **found)
+        policy = PosteriorCut()
+        policy.select(given, about)
+        return lambda: (PosteriorCut() if first else policy).select(given, about)
 
     about = {"reference_scores": of_reference, "labels": labels, "epochs_since_best": 5}
     return medians(
         {
             "LabelPosterior": lambda: LabelPosterior().compute(bank),
-            "PosteriorCut": lambda: posterior(0.02),
-            "PosteriorCut, ranks too": lambda: posterior(0.4),
+            "PosteriorCut": posterior(0.02),
+            "PosteriorCut, ranks too": posterior(0.3),
+            "PosteriorCut, its first cut": posterior(0.02, first=True),
             "ranks of the epoch": lambda: added(bank.rows[-1], reference),
             "ReferenceRank": lambda: ranked.compute(bank),
             "MixtureCut with a reference": lambda: MixtureCut().select(scores, context(**about)),

@@ -44,6 +44,11 @@ def _memorises(context: SelectionContext) -> bool:
     return (context.epochs_since_best or 0) >= _MEMORISES
 
 
+def _agrees(found: float, context: SelectionContext, least: float) -> bool:
+    """Say whether the share of wrong labels by their probabilities is about the estimated one."""
+    return not context.noise_share or found >= least * context.noise_share
+
+
 class PosteriorCut(Policy):
     """Prune the samples whose label is wrong with a probability above a threshold.
 
@@ -148,15 +153,17 @@ class PosteriorCut(Policy):
     def select(self, scores: Tensor, context: SelectionContext) -> Selection:
         self._leap = None
         wrong = (1 - scores).nan_to_num(nan=-torch.inf)
+        everything = torch.ones_like(scores, dtype=torch.bool)
+        found = self._share_of_wrong(wrong, everything, context)
         if self._is_soft is None:
-            self._is_soft = self._begun(scores, wrong, context)
+            self._is_soft = self._begun(wrong, found, context)
         if self._is_soft is None:
-            return Selection(torch.ones_like(scores, dtype=torch.bool))
+            return Selection(everything)
         if self.offset is None:
             self.offset = self._learned_by_heart(wrong, context)
-        if not self._agrees(wrong, context, _STILL_AGREES):
+        if not _agrees(found, context, _STILL_AGREES):
             self.wrong_kept = self._cut = None
-            return Selection(torch.ones_like(scores, dtype=torch.bool))
+            return Selection(everything)
         self.cuts_by_rank |= self._is_soft and _memorises(context)
         wrong = torch.where(wrong.isfinite(), (wrong.logit() + self.offset).sigmoid(), wrong)
         cut = self._cut_of(wrong, context)
@@ -166,12 +173,12 @@ class PosteriorCut(Policy):
         self._cut = cut
         return self._selection(~cut, context)
 
-    def _begun(self, scores: Tensor, wrong: Tensor, context: SelectionContext) -> bool | None:
+    def _begun(self, wrong: Tensor, found: float, context: SelectionContext) -> bool | None:
         """Return whether probabilities are too soft, or None as long as nothing is cut."""
         waited = context.estimates_since_peak
-        is_due = bool((~scores.isnan()).any()) and (waited is None or waited >= self.patience)
+        is_due = bool(wrong.isfinite().any()) and (waited is None or waited >= self.patience)
         if context.is_any(is_due):
-            is_noise = self._agrees(wrong, context, _AGREES)
+            is_noise = _agrees(found, context, _AGREES)
             return self._leaves_much_open(wrong, context) if is_noise else None
         if not self._may_have_missed_noise(context):
             return None
@@ -194,13 +201,6 @@ class PosteriorCut(Policy):
         open_ = wrong[(wrong <= _SURELY_WRONG) & wrong.isfinite()].double().sum()
         total, count = context.total(torch.stack([open_, open_.new_tensor(len(wrong))])).tolist()
         return bool(total > _SOFT * context.noise_share * count)
-
-    def _agrees(self, wrong: Tensor, context: SelectionContext, least: float) -> bool:
-        """Say whether probabilities add up to ``least`` of the share of wrong labels or more."""
-        if not context.noise_share:
-            return True
-        everything = torch.ones_like(wrong, dtype=torch.bool)
-        return self._share_of_wrong(wrong, everything, context) >= least * context.noise_share
 
     @staticmethod
     def _learned_by_heart(wrong: Tensor, context: SelectionContext) -> float:
@@ -254,8 +254,9 @@ class PosteriorCut(Policy):
 
     @staticmethod
     def _share_of_wrong(wrong: Tensor, kept: Tensor, context: SelectionContext) -> float:
-        known = wrong[kept & wrong.isfinite()].double()
-        total, count = context.total(torch.stack([known.sum(), torch.ones_like(known).sum()]))
+        known = kept & wrong.isfinite()
+        total = torch.where(known, wrong, 0.0).sum(dtype=torch.float64)
+        total, count = context.total(torch.stack([total, known.sum().to(total)]))
         return float(total / count)  # NaN where no probability is known
 
     def _leap_to(self, cut: Tensor, context: SelectionContext) -> str | None:
