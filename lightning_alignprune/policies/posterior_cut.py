@@ -8,7 +8,11 @@ from typing_extensions import override
 
 from lightning_alignprune._checks import check_float, check_int
 from lightning_alignprune.functional.draws import uniform
-from lightning_alignprune.functional.label_posterior import CONFIDENCE, offset_to_share
+from lightning_alignprune.functional.label_posterior import (
+    CONFIDENCE,
+    false_discovery_threshold,
+    offset_to_share,
+)
 from lightning_alignprune.functional.mixture import reference_cut, reference_rank
 from lightning_alignprune.functional.selection import Selection, infobatch_selection
 from lightning_alignprune.policies._floors import with_floors
@@ -25,6 +29,9 @@ _SURELY_WRONG, _SOFT = 0.9, 0.52
 # stay at 0.66 or more with wrong labels, mostly above what they were, and sink to 0.4 with clean
 # ones.
 _AGREES, _STILL_AGREES = 0.7, 0.6
+# Nor do ten epochs without a better reference loss say that the network memorises, if the rate is
+# high: where it did, the two agreed to 0.86 or more, where it did not to 0.71.
+_SURELY_AGREES = 0.8
 # An estimate that sees no noise is believed if it would have seen this share of wrong labels.
 _MISSED = 0.08
 # Share of all samples by which a cut must change to be warned of.
@@ -52,22 +59,27 @@ def _agrees(found: float, context: SelectionContext, least: float) -> bool:
 class PosteriorCut(Policy):
     """Prune the samples whose label is wrong with a probability above a threshold.
 
-    For the score ``LabelPosterior``, which says how probable it is that a label is right. **When**:
-    the estimated share of wrong labels rises while the network learns and falls as it memorises;
-    the first cut comes when it has not risen for ``patience`` epochs. Where neither noise nor ranks
-    stand out, nothing is cut. **How much**: what is more probably wrong than right. What has been
-    learned by heart before the first cut looks right; to make up for it, one number is added to all
-    log odds, which has the probabilities of then add up to the estimated share of wrong labels.
-    Where they add up to less than 70 % of it before, the two contradict each other and nothing is
-    cut: predictions that augmentation blurs look like noise. Where they sink below 60 % of it
-    later, all that was cut comes back.
+    For the score ``LabelPosterior``, which says how probable it is that a label is right.
 
-    Where inputs say little of their class, as short texts do, hardly a label is surely wrong or
-    right and a threshold would leave most wrong ones in, for the network to learn by heart. If at
-    the first cut more than 52 % of all that the probabilities call wrong lies below 0.9, and once
-    the reference loss has not improved for ten epochs, the ranks of the samples' calibrated losses
-    among the reference's are cut as well, where the share of wrong labels reaches ``max_wrong``:
-    see :func:`~lightning_alignprune.functional.reference_cut`. Ranks are cut then also where the
+    **When**: the estimated share of wrong labels rises while the network learns and falls as it
+    memorises; the first cut comes when it has not risen for ``patience`` epochs. Where neither
+    noise nor ranks stand out, nothing is cut.
+
+    **How much**: what is more probably wrong than right, the surest first, as long as not more than
+    ``max_right`` of what is cut is right. A network that knows little of its classes cuts less
+    then. What has been learned by heart before the first cut looks right; to make up for it, one
+    number is added to all log odds, which has the probabilities of then add up to the estimated
+    share of wrong labels. Where they add up to less than 70 % of it before, the two contradict each
+    other and nothing is cut: predictions that augmentation blurs look like noise. Where they sink
+    below 60 % of it later, all that was cut comes back.
+
+    **And once the network memorises**, when the reference loss has not improved for ten epochs and
+    the probabilities still add up to 80 % of the estimated share, all above the threshold is cut.
+    Where inputs say little of their class, as short texts do, that would leave most wrong labels
+    in. If at the first cut more than 52 % of all that the probabilities call wrong lay below 0.9,
+    the ranks of the samples' calibrated losses among the reference's are cut as well, where the
+    share of wrong labels reaches ``max_wrong``: see
+    :func:`~lightning_alignprune.functional.reference_cut`. Ranks are cut then also where the
     reference is too small for an estimate, which could have missed 8 % of wrong labels, if the
     samples' losses stand out from its own.
 
@@ -83,6 +95,9 @@ class PosteriorCut(Policy):
         threshold: Probability of a wrong label above which a sample is cut, in (0, 1).
         patience: Epochs without a larger estimate before the first cut, at least 0.
         max_wrong: Estimated share of wrong labels at the cut by ranks, in (0, 1); lower cuts more.
+        max_right: Largest share of right labels among those that are cut, by their probabilities,
+            in (0, 1], until the network memorises; 1 cuts all above the threshold. See
+            :func:`~lightning_alignprune.functional.false_discovery_threshold`.
         prune_easy: Chance in [0, 1) that an easy sample is left out of an epoch.
         readmit: Chance in [0, 1) that a cut sample trains for one epoch, where there are no looks:
             with ``look_every=0`` or ``sample_index=``, in a plain loop or manual optimisation.
@@ -116,6 +131,7 @@ class PosteriorCut(Policy):
         threshold: float = 0.5,
         patience: int = 2,
         max_wrong: float = 0.2,
+        max_right: float = 0.05,
         prune_easy: float = 0.5,
         readmit: float = 0.02,
         min_kept: float = 0.1,
@@ -131,6 +147,8 @@ class PosteriorCut(Policy):
         self.threshold = share("threshold", threshold, remedy, above=0, below=1)
         self.patience = check_int(owner, "patience", patience, low=0, remedy="0 does not wait.")
         self.max_wrong = share("max_wrong", max_wrong, "0.2 is the default.", above=0, below=1)
+        remedy = "1 cuts all above the threshold."
+        self.max_right = share("max_right", max_right, remedy, above=0, high=1)
         self.prune_easy = share("prune_easy", prune_easy, "0 switches it off.", low=0, below=1)
         self.weighs_samples = self.prune_easy > 0
         self.readmit = share("readmit", readmit, "0 switches it off.", low=0, below=1)
@@ -144,6 +162,7 @@ class PosteriorCut(Policy):
         )
         self.wrong_kept: float | None = None
         self.cuts_by_rank = False
+        self._is_tight = False
         self._is_soft: bool | None = None
         self.offset: float | None = None
         self._cut: Tensor | None = None
@@ -164,9 +183,11 @@ class PosteriorCut(Policy):
         if not _agrees(found, context, _STILL_AGREES):
             self.wrong_kept = self._cut = None
             return Selection(everything)
-        self.cuts_by_rank |= self._is_soft and _memorises(context)
-        wrong = torch.where(wrong.isfinite(), (wrong.logit() + self.offset).sigmoid(), wrong)
-        cut = self._cut_of(wrong, context)
+        self._is_tight |= _memorises(context) and _agrees(found, context, _SURELY_AGREES)
+        self.cuts_by_rank = self._is_soft and self._is_tight
+        odds = wrong.logit() + self.offset
+        wrong = torch.where(wrong.isfinite(), odds.sigmoid(), wrong)
+        cut = self._cut_of(wrong, self._threshold_of(odds, context), context)
         self.wrong_kept = self._share_of_wrong(wrong, ~cut, context)
         if context.estimates_since_peak != 0:
             self._leap = self._leap_to(cut, context)
@@ -219,9 +240,16 @@ class PosteriorCut(Policy):
         # NaN, of what was never seen, compares as False.
         return _RankCut(places.nan_to_num(nan=-torch.inf), places > found.threshold)
 
-    def _cut_of(self, wrong: Tensor, context: SelectionContext) -> Tensor:
+    def _threshold_of(self, odds: Tensor, context: SelectionContext) -> float:
+        """Return the probability above which a label is cut."""
+        if self._is_tight:
+            return self.threshold
+        surest = false_discovery_threshold(odds, self.max_right, context.all_reduce)
+        return max(self.threshold, float(torch.tensor(surest).sigmoid()))
+
+    def _cut_of(self, wrong: Tensor, threshold: float, context: SelectionContext) -> Tensor:
         """Return what is cut, shape (N,), bool."""
-        cut, badness = wrong > self.threshold, wrong
+        cut, badness = wrong > threshold, wrong
         if self.cuts_by_rank:
             found = self._by_rank(context)
             cut, badness = cut | found.cut, torch.maximum(wrong, found.badness)
@@ -290,6 +318,7 @@ class PosteriorCut(Policy):
         return {
             "cuts_by_rank": self.cuts_by_rank,
             "is_soft": self._is_soft,
+            "is_tight": self._is_tight,
             "offset": self.offset,
             "wrong_kept": self.wrong_kept,
             "cut": self._cut,
@@ -299,4 +328,4 @@ class PosteriorCut(Policy):
     def load_state_dict(self, state: dict[str, Any]) -> None:
         self.cuts_by_rank, self.wrong_kept = state["cuts_by_rank"], state["wrong_kept"]
         self.offset, self._cut = state["offset"], state["cut"]
-        self._is_soft = state["is_soft"]
+        self._is_soft, self._is_tight = state["is_soft"], state["is_tight"]

@@ -189,7 +189,7 @@ I3, F5 = np.int64(3), np.float32(0.5)
         OrderDP(F5, F5),
         RS2(F5),
         MixtureCut(F5, I3, F5, readmit=F5, min_kept=F5, min_kept_per_class=F5),
-        PosteriorCut(F5, I3, F5, F5, F5, F5, F5),
+        PosteriorCut(F5, I3, F5, F5, F5, F5, F5, F5),
         PruningSchedule(I3, F5),
         PseudoClean(F5),
         PseudoClean(I3, np.bool_(True)),

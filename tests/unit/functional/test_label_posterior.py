@@ -7,6 +7,7 @@ from torch.testing import assert_close
 
 from lightning_alignprune.functional import (
     estimate_transition,
+    false_discovery_threshold,
     label_log_odds,
     label_posterior,
     mean_predictions,
@@ -258,3 +259,39 @@ def test_unknown_log_odds_and_how_ranks_share_them_change_nothing():
 def test_a_share_that_is_none_is_refused(share):
     with pytest.raises((TypeError, ValueError), match="share"):
         offset_to_share(odds_of(3), share)
+
+
+@pytest.mark.parametrize("rate", [0.05, 0.1, 0.2, 0.4])
+def test_above_the_threshold_the_share_of_right_labels_is_the_largest_allowed(rate):
+    odds = odds_of(4)
+    right = (-odds.clamp(-6, 6)).sigmoid().sort().values
+    wanted = int((right.cumsum(0) / torch.arange(1, len(odds) + 1) <= rate).sum())
+    found = int((odds > false_discovery_threshold(odds, rate)).sum())
+    assert 0 < wanted < len(odds)
+    assert abs(found - wanted) <= max(2, 0.01 * wanted)  # bins of a hundredth
+
+
+def test_all_or_none_are_above_the_threshold():
+    odds = odds_of(5)
+    assert false_discovery_threshold(odds, 1.0) == -torch.inf
+    assert false_discovery_threshold(odds.clamp(max=0.0), 0.4) == torch.inf
+    assert false_discovery_threshold(torch.full((5,), torch.nan), 0.4) == torch.inf
+    assert false_discovery_threshold(odds.new_tensor([9.0, -9.0]), 0.1) == pytest.approx(-5.99)
+
+
+def test_the_threshold_is_the_same_on_ranks_and_unknown_odds_are_left_out():
+    odds = odds_of(6)
+    wanted = false_discovery_threshold(odds, 0.05)
+    unknown = torch.full((9,), torch.nan)
+    assert false_discovery_threshold(torch.cat([odds, unknown]), 0.05) == wanted
+
+    def of_rank(rank, reduce):
+        return false_discovery_threshold(odds[rank::2], 0.05, reduce)
+
+    assert in_lockstep(of_rank, 2) == [wanted, wanted]
+
+
+@pytest.mark.parametrize("rate", [0.0, 1.1, "0.2"])
+def test_a_rate_that_is_none_is_refused(rate):
+    with pytest.raises((TypeError, ValueError), match="rate"):
+        false_discovery_threshold(odds_of(7), rate)

@@ -20,6 +20,11 @@ def context(reference=1.0, since=2, **changes):
     return dataclasses.replace(made, **changes)
 
 
+def made(*args, **kwargs):
+    """Cut all above the threshold, however many of them are right."""
+    return PosteriorCut(*args, **{"max_right": 1.0, **kwargs})
+
+
 def posteriors():
     return torch.linspace(0.005, 0.995, N)  # P(right), so that 50 are wrong at 0.5
 
@@ -30,31 +35,31 @@ def cut(policy, *args, scores=None, **kwargs):
 
 
 def test_it_waits_for_the_peak_of_the_noise_share():
-    policy = PosteriorCut(readmit=0.0)
+    policy = made(readmit=0.0)
     assert [cut(policy, since=since) for since in (0, 1, 2, 0)] == [0, 0, 50, 50]
-    assert cut(PosteriorCut(readmit=0.0), since=None) == 50  # a signal without estimates
+    assert cut(made(readmit=0.0), since=None) == 50  # a signal without estimates
 
 
 def test_nothing_is_cut_where_no_noise_stands_out():
-    policy, unknown = PosteriorCut(), torch.full((N,), NAN)
+    policy, unknown = made(), torch.full((N,), NAN)
     assert cut(policy, scores=unknown) == 0
     assert policy.metrics() == {}
     some = posteriors()
     some[:20] = NAN
-    assert cut(PosteriorCut(readmit=0.0), scores=some) == 30
+    assert cut(made(readmit=0.0), scores=some) == 30
 
 
 def test_the_estimate_counts_the_known_and_is_taken_over_all_shares():
     scores = posteriors()
     scores[-40:] = NAN
-    policy = PosteriorCut(readmit=0.0)
+    policy = made(readmit=0.0)
     policy.select(scores, context(all_reduce=lambda value: value * 2))
     assert policy.wrong_kept == pytest.approx(float(1 - scores[50:60].mean()))
 
 
 def test_a_cut_that_leaps_without_evidence_is_reported():
     def warned(*rows, changes=({}, {})):
-        policy = PosteriorCut(readmit=0.0)
+        policy = made(readmit=0.0)
         for row, change in zip(rows, changes, strict=True):
             policy.select(row, context(**change))
         return policy.warning() or ""
@@ -68,14 +73,14 @@ def test_a_cut_that_leaps_without_evidence_is_reported():
 
 
 def test_what_is_cut_comes_back_when_its_posterior_says_so():
-    policy = PosteriorCut(readmit=0.0)
+    policy = made(readmit=0.0)
     assert cut(policy) == 50
     assert cut(policy, scores=posteriors().clamp_min(0.6)) == 0
 
 
 def test_some_are_looked_at_again_but_not_at_the_end():
-    assert 30 < cut(PosteriorCut(0.5, readmit=0.2)) < 49
-    assert cut(PosteriorCut(0.5, readmit=0.2), is_finishing=True) == 50
+    assert 30 < cut(made(0.5, readmit=0.2)) < 49
+    assert cut(made(0.5, readmit=0.2), is_finishing=True) == 50
 
 
 def ranks(wrong):
@@ -89,14 +94,14 @@ def ranks(wrong):
 def soft_and_sharp():
     wrong = torch.arange(N) < 40
     sharp = torch.where(wrong, 0.02, 0.98)
-    return wrong, torch.where(wrong, 0.55, 0.8), sharp
+    return wrong, torch.where(wrong, 0.55, 0.76), sharp
 
 
 def test_ranks_are_cut_too_where_hardly_a_label_is_surely_wrong():
     wrong, soft, sharp = soft_and_sharp()
     about = {"noise_share": 0.4, "loss_ranks": ranks(wrong), "epochs_since_best": 10}
     for scores, by_rank in ((soft, True), (sharp, False)):
-        policy = PosteriorCut(prune_easy=0.0, readmit=0.0)
+        policy = made(prune_easy=0.0, readmit=0.0)
         kept = policy.select(scores, context(**about)).kept
         assert policy.cuts_by_rank is by_rank
         assert not kept[wrong].any()
@@ -106,7 +111,7 @@ def test_ranks_are_cut_too_where_hardly_a_label_is_surely_wrong():
 
 def test_ranks_wait_until_the_network_memorises_and_stay():
     wrong, soft, _ = soft_and_sharp()
-    policy = PosteriorCut(prune_easy=0.0, readmit=0.0)
+    policy = made(prune_easy=0.0, readmit=0.0)
     seen = []
     for since_best in (0, 9, 10, 0):
         about = {"noise_share": 0.4, "loss_ranks": ranks(wrong), "epochs_since_best": since_best}
@@ -115,10 +120,24 @@ def test_ranks_wait_until_the_network_memorises_and_stay():
     assert seen == [False, False, True, True]
 
 
+def test_a_reference_that_stands_still_is_not_enough_if_the_evidence_sinks():
+    wrong, soft, _ = soft_and_sharp()
+    policy = made(prune_easy=0.0, readmit=0.0)
+    about = {"noise_share": 0.4, "loss_ranks": ranks(wrong)}
+    assert cut(policy, scores=soft, **about) == 40
+    faded = torch.where(wrong, 0.6, 0.9)  # adds up to 0.55 of the share
+    weaker = torch.where(wrong, 0.55, 0.87)  # to 0.65 of it
+    assert cut(policy, scores=weaker, epochs_since_best=20, **about) == 40
+    assert not policy.cuts_by_rank
+    assert cut(policy, scores=faded, epochs_since_best=20, **about) == 0
+    assert cut(policy, scores=soft, epochs_since_best=20, **about) > 40
+    assert policy.cuts_by_rank
+
+
 def test_how_it_cuts_is_decided_once():
     wrong, soft, sharp = soft_and_sharp()
     about = {"noise_share": 0.4, "loss_ranks": ranks(wrong), "epochs_since_best": 10}
-    policy = PosteriorCut(prune_easy=0.0, readmit=0.0)
+    policy = made(prune_easy=0.0, readmit=0.0)
     for scores in (sharp, soft, soft):
         policy.select(scores, context(**about))
     assert policy.cuts_by_rank is False
@@ -148,7 +167,7 @@ def test_ranks_begin_where_the_reference_is_too_small_for_an_estimate(
     found = ranks(wrong if stands_out else torch.zeros_like(wrong))
     about = {"noise_share": share, "noise_share_error": error}
     about |= {"loss_ranks": found, "epochs_since_best": since_best}
-    policy = PosteriorCut(prune_easy=0.0, readmit=0.0)
+    policy = made(prune_easy=0.0, readmit=0.0)
     unknown = torch.full((N,), NAN)
     cut = ~policy.select(unknown, context(since=0, **about)).kept
     assert bool(cut[wrong].all()) == begins == policy.cuts_by_rank
@@ -161,7 +180,7 @@ def test_ranks_begin_where_the_reference_is_too_small_for_an_estimate(
 def test_without_a_share_of_noise_there_is_the_threshold_alone(share):
     wrong, soft, _ = soft_and_sharp()
     about = {"noise_share": share, "loss_ranks": ranks(wrong)}
-    assert cut(PosteriorCut(prune_easy=0.0, readmit=0.0), scores=soft, **about) == 0
+    assert cut(made(prune_easy=0.0, readmit=0.0), scores=soft, **about) == 0
 
 
 def test_what_was_learned_by_heart_is_cut_as_probabilities_add_up_to_the_share():
@@ -169,7 +188,7 @@ def test_what_was_learned_by_heart_is_cut_as_probabilities_add_up_to_the_share()
     scores = torch.where(wrong, torch.where(learned, 0.7, 0.02), 0.98)  # P(right)
     assert 1 - scores.mean() < 0.34
     for share, expected in ((0.4, 40), (0.34, 30), (0.2, 30)):
-        policy = PosteriorCut(prune_easy=0.0, readmit=0.0)
+        policy = made(prune_easy=0.0, readmit=0.0)
         kept = policy.select(scores, context(noise_share=share)).kept
         assert int((~kept).sum()) == expected
         assert kept[~wrong].all()
@@ -181,12 +200,34 @@ def test_what_was_learned_by_heart_is_cut_as_probabilities_add_up_to_the_share()
 
 def test_nothing_is_cut_where_probabilities_and_the_share_contradict_each_other():
     few = torch.where(torch.arange(N) < 5, 0.02, 0.99)  # P(right), as of blurred predictions
-    assert cut(PosteriorCut(readmit=0.0), scores=few, noise_share=0.12) == 0
-    assert cut(PosteriorCut(readmit=0.0), scores=few, noise_share=0.05) == 5
+    assert cut(made(readmit=0.0), scores=few, noise_share=0.12) == 0
+    assert cut(made(readmit=0.0), scores=few, noise_share=0.05) == 5
+
+
+def test_of_what_is_cut_no_more_are_right_than_may_be_until_the_network_memorises():
+    def right_of(policy, **about):
+        kept = policy.select(posteriors(), context(**about)).kept
+        return float(posteriors()[~kept].mean())
+
+    for most in (0.05, 0.1, 0.2):
+        policy = PosteriorCut(readmit=0.0, max_right=most)
+        assert right_of(policy) == pytest.approx(most, abs=0.01)
+    strict = PosteriorCut(0.95, readmit=0.0, max_right=0.2)  # the threshold holds too
+    assert right_of(strict) == pytest.approx(0.025, abs=0.005)
+    for since, number in ((9, 10), (10, 50), (0, 50)):
+        policy = policy if since == 0 else PosteriorCut(readmit=0.0)
+        assert cut(policy, epochs_since_best=since) == number
+
+
+def test_where_no_label_is_surely_wrong_enough_nothing_is_cut():
+    scores = torch.where(torch.arange(N) < 40, 0.3, 0.98)  # P(right)
+    policy = PosteriorCut(prune_easy=0.0, readmit=0.0)
+    assert cut(policy, scores=scores, noise_share=0.3) == 0
+    assert cut(policy, scores=scores, noise_share=0.3, epochs_since_best=10) == 40
 
 
 def test_a_cut_whose_evidence_fades_is_given_up():
-    policy, places = PosteriorCut(prune_easy=0.0, readmit=0.0), torch.arange(N)
+    policy, places = made(prune_easy=0.0, readmit=0.0), torch.arange(N)
     cuts = []
     for number in (12, 8, 6, 6, 8):  # wrong by what each epoch's probabilities say, of 0.12
         scores = torch.where(places < number, 0.005, 0.995)
@@ -199,7 +240,7 @@ def test_a_cut_whose_evidence_fades_is_given_up():
 def test_some_of_the_easy_ones_are_left_out_until_the_end_and_get_no_look():
     wrong, _, sharp = soft_and_sharp()
     about = {"noise_share": 0.4, "loss_ranks": ranks(wrong), "has_looks": True}
-    policy = PosteriorCut()
+    policy = made()
     chosen = policy.select(sharp, context(**about))
     easy = ~wrong & (ranks(wrong).samples < ranks(wrong).samples[~wrong].mean())
     assert chosen.kept[~wrong & ~easy].all()
@@ -215,7 +256,7 @@ def test_some_of_the_easy_ones_are_left_out_until_the_end_and_get_no_look():
 
 def test_before_the_first_cut_nothing_is_left_out_and_nothing_looked_at():
     wrong, _, sharp = soft_and_sharp()
-    policy = PosteriorCut()
+    policy = made()
     kept = policy.select(sharp, context(since=0, loss_ranks=ranks(wrong), noise_share=0.4)).kept
     assert kept.all()
     assert not policy.to_look_at(kept).any()
@@ -223,19 +264,19 @@ def test_before_the_first_cut_nothing_is_left_out_and_nothing_looked_at():
 
 def test_floors_of_all_and_of_each_class():
     labels = torch.arange(N) // 50  # all of class 0 is probably wrong
-    policy = PosteriorCut(readmit=0.0, min_kept_per_class=0.2)
+    policy = made(readmit=0.0, min_kept_per_class=0.2)
     kept = policy.select(posteriors(), context(labels=labels)).kept
     assert int(kept[:50].sum()) == 10
     assert kept[40:].all()
     bad = posteriors() / 10
-    assert cut(PosteriorCut(readmit=0.0, min_kept=0.3), scores=bad) == 70
+    assert cut(made(readmit=0.0, min_kept=0.3), scores=bad) == 70
 
 
 def test_state_round_trip():
-    policy = PosteriorCut(threshold=0.8, readmit=0.0)
+    policy = made(threshold=0.8, readmit=0.0)
     for loss in (1.0, 1.2):
         cut(policy, loss)
-    other = PosteriorCut(threshold=0.8, readmit=0.0)
+    other = made(threshold=0.8, readmit=0.0)
     other.load_state_dict(reloaded(policy.state_dict()))
     assert cut(other, 1.2, since=0) == cut(policy, 1.2, since=0)
     assert other.wrong_kept == policy.wrong_kept
