@@ -131,7 +131,7 @@ class PosteriorCut(Policy):
         threshold: float = 0.5,
         patience: int = 2,
         max_wrong: float = 0.2,
-        max_right: float = 0.05,
+        max_right: float = 0.03,
         prune_easy: float = 0.5,
         readmit: float = 0.02,
         min_kept: float = 0.1,

@@ -214,7 +214,7 @@ def test_of_what_is_cut_no_more_are_right_than_may_be_until_the_network_memorise
         assert right_of(policy) == pytest.approx(most, abs=0.01)
     strict = PosteriorCut(0.95, readmit=0.0, max_right=0.2)  # the threshold holds too
     assert right_of(strict) == pytest.approx(0.025, abs=0.005)
-    for since, number in ((9, 10), (10, 50), (0, 50)):
+    for since, number in ((9, 6), (10, 50), (0, 50)):
         policy = policy if since == 0 else PosteriorCut(readmit=0.0)
         assert cut(policy, epochs_since_best=since) == number
 
