@@ -1,5 +1,6 @@
 """`PosteriorCut`: leave out what is probably mislabelled."""
 
+import math
 from typing import Any, NamedTuple
 
 import torch
@@ -38,6 +39,9 @@ _MISSED = 0.08
 _LEAP = 0.05
 # Epochs without a better reference loss after which the network is taken to memorise.
 _MEMORISES = 10
+# And those after which it is if what the probabilities add up to sinks below this part of what it
+# was one or two epochs ago.
+_STANDS_STILL, _SUNK = 2, 0.95
 
 
 class _RankCut(NamedTuple):
@@ -163,6 +167,7 @@ class PosteriorCut(Policy):
         self.wrong_kept: float | None = None
         self.cuts_by_rank = False
         self._is_tight = False
+        self._found: list[float] = []
         self._is_soft: bool | None = None
         self.offset: float | None = None
         self._cut: Tensor | None = None
@@ -174,17 +179,24 @@ class PosteriorCut(Policy):
         wrong = (1 - scores).nan_to_num(nan=-torch.inf)
         everything = torch.ones_like(scores, dtype=torch.bool)
         found = self._share_of_wrong(wrong, everything, context)
+        if not math.isnan(found):
+            self._found = [*self._found, found][-3:]
         if self._is_soft is None:
             self._is_soft = self._begun(wrong, found, context)
         if self._is_soft is None:
             return Selection(everything)
         if self.offset is None:
             self.offset = self._learned_by_heart(wrong, context)
-        if not _agrees(found, context, _STILL_AGREES):
+        waited = context.epochs_since_best or 0
+        sinks = found < _SUNK * max(self._found, default=0.0) and waited >= _STANDS_STILL
+        self._is_tight |= sinks or (
+            waited >= _MEMORISES and _agrees(found, context, _SURELY_AGREES)
+        )
+        self.cuts_by_rank |= self._is_soft and self._is_tight and waited >= _MEMORISES
+        if waited <= _STANDS_STILL and not _agrees(found, context, _STILL_AGREES):
+            self._is_tight = False
             self.wrong_kept = self._cut = None
             return Selection(everything)
-        self._is_tight |= _memorises(context) and _agrees(found, context, _SURELY_AGREES)
-        self.cuts_by_rank = self._is_soft and self._is_tight
         odds = wrong.logit() + self.offset
         wrong = torch.where(wrong.isfinite(), odds.sigmoid(), wrong)
         cut = self._cut_of(wrong, self._threshold_of(odds, context), context)
@@ -319,6 +331,7 @@ class PosteriorCut(Policy):
             "cuts_by_rank": self.cuts_by_rank,
             "is_soft": self._is_soft,
             "is_tight": self._is_tight,
+            "found": list(self._found),
             "offset": self.offset,
             "wrong_kept": self.wrong_kept,
             "cut": self._cut,
@@ -329,3 +342,4 @@ class PosteriorCut(Policy):
         self.cuts_by_rank, self.wrong_kept = state["cuts_by_rank"], state["wrong_kept"]
         self.offset, self._cut = state["offset"], state["cut"]
         self._is_soft, self._is_tight = state["is_soft"], state["is_tight"]
+        self._found = list(state["found"])

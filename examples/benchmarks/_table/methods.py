@@ -14,7 +14,6 @@ from lightning_alignprune import (
     InfoBatch,
     MeanLoss,
     MixtureCut,
-    PosteriorCut,
     PruningSchedule,
     ReferenceRank,
     SampleLoss,
@@ -24,10 +23,6 @@ from lightning_alignprune import (
 
 def _robust(parts: Parts) -> DynamicPruningCallback:
     return DynamicPruningCallback.robust(reference(parts))
-
-
-def _robust_sure(parts: Parts) -> DynamicPruningCallback:
-    return DynamicPruningCallback.robust(reference(parts), policy=PosteriorCut(threshold=0.9))
 
 
 def _robust_pseudo(parts: Parts) -> DynamicPruningCallback:
@@ -101,7 +96,6 @@ METHODS = {
     "gated_mean": Method("MeanLoss, gated, r 1, finish selected", _gated_mean),
     "gated_mean_late": Method("MeanLoss, gated, r 1, from epoch 20 on", _gated_mean_late),
     "robust": Method("robust preset", _robust),
-    "robust_sure": Method("robust preset, threshold 0.9", _robust_sure),
     "ranks": Method("ranks among the reference alone", _ranks_with()),
     "robust_pseudo": Method("robust preset without clean labels", _robust_pseudo),
     "oracle": Method("noise oracle", _oracle, is_scored=False),

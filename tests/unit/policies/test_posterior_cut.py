@@ -120,18 +120,31 @@ def test_ranks_wait_until_the_network_memorises_and_stay():
     assert seen == [False, False, True, True]
 
 
-def test_a_reference_that_stands_still_is_not_enough_if_the_evidence_sinks():
-    wrong, soft, _ = soft_and_sharp()
-    policy = made(prune_easy=0.0, readmit=0.0)
+def test_a_reference_that_stands_still_is_not_enough_if_probabilities_and_share_hardly_agree():
+    wrong, _, _ = soft_and_sharp()
+    weak = torch.where(wrong, 0.55, 0.83)  # adds up to 0.7 of the share
     about = {"noise_share": 0.4, "loss_ranks": ranks(wrong)}
-    assert cut(policy, scores=soft, **about) == 40
-    faded = torch.where(wrong, 0.6, 0.9)  # adds up to 0.55 of the share
-    weaker = torch.where(wrong, 0.55, 0.87)  # to 0.65 of it
-    assert cut(policy, scores=weaker, epochs_since_best=20, **about) == 40
+    policy = made(prune_easy=0.0, readmit=0.0)
+    assert cut(policy, scores=weak, epochs_since_best=20, **about) == 40
     assert not policy.cuts_by_rank
-    assert cut(policy, scores=faded, epochs_since_best=20, **about) == 0
-    assert cut(policy, scores=soft, epochs_since_best=20, **about) > 40
+    firm = torch.where(wrong, 0.55, 0.76)
+    assert cut(policy, scores=firm, epochs_since_best=20, **about) > 40
     assert policy.cuts_by_rank
+
+
+@pytest.mark.parametrize(
+    ("since_best", "sunk_to", "is_tight"), [(1, 0.94, False), (2, 0.94, True), (2, 0.96, False)]
+)
+def test_evidence_that_sinks_while_the_reference_stands_still_was_learned_by_heart(
+    since_best, sunk_to, is_tight
+):
+    policy = PosteriorCut(readmit=0.0)
+    assert cut(policy) == 6
+    paler = 1 - sunk_to * (1 - posteriors())
+    found = cut(policy, scores=paler, epochs_since_best=since_best)
+    assert found == int((paler < 0.5).sum()) if is_tight else found < 10
+    again = cut(policy, scores=paler)  # and stays so
+    assert (again > 40) == is_tight
 
 
 def test_how_it_cuts_is_decided_once():
