@@ -75,14 +75,15 @@ class PosteriorCut(Policy):
     number is added to all log odds, which has the probabilities of then add up to the estimated
     share of wrong labels. Where they add up to less than 70 % of it before, the two contradict each
     other and nothing is cut: predictions that augmentation blurs look like noise. Where they sink
-    below 60 % of it later, all that was cut comes back.
+    below 60 % of it later while the reference still improves, all that was cut comes back.
 
-    **And once the network memorises**, when the reference loss has not improved for ten epochs and
-    the probabilities still add up to 80 % of the estimated share, all above the threshold is cut.
-    Where inputs say little of their class, as short texts do, that would leave most wrong labels
-    in. If at the first cut more than 52 % of all that the probabilities call wrong lay below 0.9,
-    the ranks of the samples' calibrated losses among the reference's are cut as well, where the
-    share of wrong labels reaches ``max_wrong``: see
+    **And once the network memorises**, all above the threshold is cut. It does when the reference
+    loss has not improved for ten epochs and the probabilities still add up to 80 % of the estimated
+    share, or for two epochs and they sink by 5 % in that time. Where inputs say little of their
+    class, as short texts do, that would leave most wrong labels in. If at the first cut more than
+    52 % of all that the probabilities call wrong lay below 0.9, the ranks of the samples'
+    calibrated losses among the reference's are cut as well after ten such epochs, where the share
+    of wrong labels reaches ``max_wrong``: see
     :func:`~lightning_alignprune.functional.reference_cut`. Ranks are cut then also where the
     reference is too small for an estimate, which could have missed 8 % of wrong labels, if the
     samples' losses stand out from its own.
