@@ -30,8 +30,8 @@ _SURELY_WRONG, _SOFT = 0.9, 0.52
 # stay at 0.66 or more with wrong labels, mostly above what they were, and sink to 0.4 with clean
 # ones.
 _AGREES, _STILL_AGREES = 0.7, 0.6
-# Nor do ten epochs without a better reference loss say that the network memorises, if the rate is
-# high: where it did, the two agreed to 0.86 or more, where it did not to 0.71.
+# Ten epochs without a better reference loss do not say that the network memorises, if the rate is
+# high. Where it did, the two agreed to 0.86 or more, where it did not to 0.71.
 _SURELY_AGREES = 0.8
 # An estimate that sees no noise is believed if it would have seen this share of wrong labels.
 _MISSED = 0.08
