@@ -42,6 +42,8 @@ _MEMORISES = 10
 # And those after which it is if what the probabilities add up to sinks below this part of what it
 # was one or two epochs ago.
 _STANDS_STILL, _SUNK = 2, 0.95
+# And below this part of what it was at the first cut nobody need ask whether the two agree.
+_SUNK_FAR = 0.8
 
 
 class _RankCut(NamedTuple):
@@ -169,6 +171,7 @@ class PosteriorCut(Policy):
         self.cuts_by_rank = False
         self._is_tight = False
         self._found: list[float] = []
+        self._found_first = 0.0
         self._is_soft: bool | None = None
         self.offset: float | None = None
         self._cut: Tensor | None = None
@@ -188,12 +191,14 @@ class PosteriorCut(Policy):
             return Selection(everything)
         if self.offset is None:
             self.offset = self._learned_by_heart(wrong, context)
+            self._found_first = found
         waited = context.epochs_since_best or 0
-        sinks = found < _SUNK * max(self._found, default=0.0) and waited >= _STANDS_STILL
-        self._is_tight |= sinks or (
-            waited >= _MEMORISES and _agrees(found, context, _SURELY_AGREES)
+        sinks = found < _SUNK * max(self._found, default=0.0)
+        memorises = _memorises(context) and (
+            _agrees(found, context, _SURELY_AGREES) or found < _SUNK_FAR * self._found_first
         )
-        self.cuts_by_rank |= self._is_soft and self._is_tight and waited >= _MEMORISES
+        self._is_tight |= memorises or (sinks and waited >= _STANDS_STILL)
+        self.cuts_by_rank |= self._is_soft and memorises
         if waited <= _STANDS_STILL and not _agrees(found, context, _STILL_AGREES):
             self._is_tight = False
             self.wrong_kept = self._cut = None
@@ -333,6 +338,7 @@ class PosteriorCut(Policy):
             "is_soft": self._is_soft,
             "is_tight": self._is_tight,
             "found": list(self._found),
+            "found_first": self._found_first,
             "offset": self.offset,
             "wrong_kept": self.wrong_kept,
             "cut": self._cut,
@@ -343,4 +349,4 @@ class PosteriorCut(Policy):
         self.cuts_by_rank, self.wrong_kept = state["cuts_by_rank"], state["wrong_kept"]
         self.offset, self._cut = state["offset"], state["cut"]
         self._is_soft, self._is_tight = state["is_soft"], state["is_tight"]
-        self._found = list(state["found"])
+        self._found, self._found_first = list(state["found"]), state["found_first"]

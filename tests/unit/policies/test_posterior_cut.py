@@ -147,6 +147,18 @@ def test_evidence_that_sinks_while_the_reference_stands_still_was_learned_by_hea
     assert (again > 40) == is_tight
 
 
+@pytest.mark.parametrize(("sunk_to", "begin"), [(0.92, False), (0.75, True)])
+def test_ranks_begin_without_agreement_only_where_much_was_learned_by_heart(sunk_to, begin):
+    wrong, _, _ = soft_and_sharp()
+    weak = torch.where(wrong, 0.55, 0.82)  # adds up to 0.72 of the share
+    about = {"noise_share": 0.4, "loss_ranks": ranks(wrong)}
+    policy = made(prune_easy=0.0, readmit=0.0)
+    policy.select(weak, context(**about))
+    paler = 1 - sunk_to * (1 - weak)
+    policy.select(paler, context(epochs_since_best=10, **about))
+    assert policy.cuts_by_rank is begin
+
+
 def test_how_it_cuts_is_decided_once():
     wrong, soft, sharp = soft_and_sharp()
     about = {"noise_share": 0.4, "loss_ranks": ranks(wrong), "epochs_since_best": 10}
