@@ -84,8 +84,8 @@ class PosteriorCut(Policy):
     share, or for two epochs and they sink by 5 % in that time. Where inputs say little of their
     class, as short texts do, that would leave most wrong labels in. If at the first cut more than
     52 % of all that the probabilities call wrong lay below 0.9, the ranks of the samples'
-    calibrated losses among the reference's are cut as well after ten such epochs, where the share
-    of wrong labels reaches ``max_wrong``: see
+    calibrated losses among the reference's are cut as well after ten such epochs, unless the two
+    disagree, where the share of wrong labels reaches ``max_wrong``: see
     :func:`~lightning_alignprune.functional.reference_cut`. Ranks are cut then also where the
     reference is too small for an estimate, which could have missed 8 % of wrong labels, if the
     samples' losses stand out from its own.

@@ -140,7 +140,7 @@ def test_the_samples_shown_are_those_that_the_trainer_still_holds(tmp_path):
             self.data = make_data(300, seed=2, noise=0.0)
 
     callback = DynamicPruningCallback(**POSTERIOR, policy=InfoBatch(0.0), reference=References())
-    trainer = make_trainer(callback, max_epochs=3)
+    trainer = make_trainer(callback, max_epochs=4)
     trainer.fit(OnPictures(), DataLoader(Pictures(), 16))
     page = callback.report(tmp_path / "page.html").read_text()
     assert page.count("data:image/png") == 24
