@@ -90,12 +90,14 @@ def epoch_end(num_samples: int, repeats: int) -> dict[str, float]:
         reference_rank(bank.rows[-1], reference), reference_rank(reference, reference)
     )
 
-    def posterior(right: float, first: bool = False) -> Callable[[], Selection]:
-        """Cut where wrong labels are right with that probability, 0.3 being too soft to tell."""
+    def posterior(
+        right: float, epochs_since_best: int = 0, first: bool = False
+    ) -> Callable[[], Selection]:
+        """Cut where wrong labels are right with that probability, 0.2 being too soft to tell."""
         given = torch.full((num_samples,), 0.98)
         given[half:] = right
         found = {"loss_ranks": ranks, "noise_share": 0.5, "estimates_since_peak": 2}
-        about = context(labels=labels, epochs_since_best=10, **found)
+        about = context(labels=labels, epochs_since_best=epochs_since_best, **found)
         policy = PosteriorCut()
         policy.select(given, about)
         return lambda: (PosteriorCut() if first else policy).select(given, about)
@@ -105,7 +107,7 @@ def epoch_end(num_samples: int, repeats: int) -> dict[str, float]:
         {
             "LabelPosterior": lambda: LabelPosterior().compute(bank),
             "PosteriorCut": posterior(0.02),
-            "PosteriorCut, ranks too": posterior(0.3),
+            "PosteriorCut, ranks too": posterior(0.2, epochs_since_best=10),
             "PosteriorCut, its first cut": posterior(0.02, first=True),
             "ranks of the epoch": lambda: added(bank.rows[-1], reference),
             "ReferenceRank": lambda: ranked.compute(bank),
