@@ -297,14 +297,33 @@ def test_floors_of_all_and_of_each_class():
     assert cut(made(readmit=0.0, min_kept=0.3), scores=bad) == 70
 
 
-def test_state_round_trip():
-    policy = made(threshold=0.8, readmit=0.0)
-    for loss in (1.0, 1.2):
-        cut(policy, loss)
-    other = made(threshold=0.8, readmit=0.0)
-    other.load_state_dict(reloaded(policy.state_dict()))
-    assert cut(other, 1.2, since=0) == cut(policy, 1.2, since=0)
-    assert other.wrong_kept == policy.wrong_kept
+def test_from_every_epoch_on_a_reloaded_policy_decides_as_the_first():
+    wrong, _, _ = soft_and_sharp()
+    weak = torch.where(wrong, 0.55, 0.82)
+    # Sinking evidence needs the epochs before it, ranks the first cut; what began stays.
+    epochs = [(1.0, 0), (0.94, 2), (1.0, 0), (0.75, 10), (1.0, 0)]
+
+    def cuts(policy, some):
+        return [
+            cut(
+                policy,
+                scores=1 - sunk_to * (1 - weak),
+                noise_share=0.4,
+                loss_ranks=ranks(wrong),
+                epochs_since_best=since_best,
+            )
+            for sunk_to, since_best in some
+        ]
+
+    expected = cuts(PosteriorCut(prune_easy=0.0, readmit=0.0), epochs)
+    assert expected == [0, 40, 40, 53, 53]
+    for number in range(1, len(epochs)):
+        policy = PosteriorCut(prune_easy=0.0, readmit=0.0)
+        cuts(policy, epochs[:number])
+        other = PosteriorCut(prune_easy=0.0, readmit=0.0)
+        other.load_state_dict(reloaded(policy.state_dict()))
+        assert other.wrong_kept == policy.wrong_kept
+        assert cuts(other, epochs[number:]) == expected[number:]
 
 
 @pytest.mark.parametrize(
@@ -313,6 +332,7 @@ def test_state_round_trip():
         {"threshold": 1.0},
         {"patience": -1},
         {"max_wrong": 0.0},
+        {"max_right": 0.0},
         {"prune_easy": 1.0},
         {"readmit": 1.0},
         {"min_kept": 0.0},
