@@ -23,7 +23,7 @@ from _table.quiet import quiet_trainer
 from _table.tasks import Batches, Parts, Recipe, Task, unchanged
 from lightning_alignprune import DynamicPruningCallback, StaticSubset
 from lightning_alignprune.coreset import CoresetRun
-from lightning_alignprune.functional import calibrate
+from lightning_alignprune.functional import Calibrator, calibrate
 from lightning_alignprune.models import Classifier, OptimizerConfig, ScheduleConfig
 
 _EVAL_BATCH = 2048
@@ -54,8 +54,8 @@ class Averaged(pl.Callback):
 class Measure(pl.Callback):
     """Follow the reference loss, and look at the test set where a number of the table needs it.
 
-    Test accuracy is computed at the epochs of a new lowest reference loss and at the last epoch,
-    and decides nothing.
+    Test accuracy decides nothing. It is computed at the end, of the last weights and of those with
+    the lowest reference loss.
     """
 
     def __init__(
@@ -72,6 +72,7 @@ class Measure(pl.Callback):
         self.num_trained = self.batch_size = 0
         self.scores: Tensor | None = None
         self.kept: Tensor | None = None
+        self._best: dict[str, Tensor] = {}
 
     @override
     def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
@@ -106,25 +107,36 @@ class Measure(pl.Callback):
     @override
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         loss, _, logits = self._evaluate(trainer, pl_module, self.parts.reference)
-        is_best = not self.reference_losses or loss < min(self.reference_losses)
-        is_last = trainer.current_epoch + 1 == trainer.max_epochs
+        if not self.reference_losses or loss < min(self.reference_losses):
+            self.best_epoch = trainer.current_epoch
+            state = self._measured(pl_module).state_dict()
+            self._best = {name: value.clone() for name, value in state.items()}
         self.reference_losses.append(loss)
-        if is_best or is_last:
-            _, accuracy, test_logits = self._evaluate(trainer, pl_module, self.parts.test)
-            self.last_accuracy = accuracy
-            if is_last:
-                found = calibrate(logits, self.parts.reference.labels)
-                correct = found.calibrator(test_logits).argmax(1) == self.parts.test.labels
-                self.calibrated_accuracy = 100 * correct.float().mean().item()
-            if is_best:
-                self.best_epoch, self.best_accuracy = trainer.current_epoch, accuracy
+        if trainer.current_epoch + 1 == trainer.max_epochs:
+            found = calibrate(logits, self.parts.reference.labels)
+            self._test(trainer, pl_module, found.calibrator)
         self.bar.update()
+
+    def _test(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, calibrator: Calibrator
+    ) -> None:
+        _, self.last_accuracy, logits = self._evaluate(trainer, pl_module, self.parts.test)
+        correct = calibrator(logits).argmax(1) == self.parts.test.labels
+        self.calibrated_accuracy = 100 * correct.float().mean().item()
+        module = self._measured(pl_module)
+        last = {name: value.clone() for name, value in module.state_dict().items()}
+        module.load_state_dict(self._best)
+        _, self.best_accuracy, _ = self._evaluate(trainer, pl_module, self.parts.test)
+        module.load_state_dict(last)
+
+    def _measured(self, pl_module: pl.LightningModule) -> nn.Module:
+        return pl_module if self.averaged is None else self.averaged.network
 
     def _evaluate(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, data: Batches
     ) -> tuple[float, float, Tensor]:
         """Return mean loss, accuracy in percent, and logits."""
-        module = pl_module if self.averaged is None else self.averaged.network
+        module = self._measured(pl_module)
         was_training = module.training
         module.eval()
         loss, correct, every = 0.0, 0, []
