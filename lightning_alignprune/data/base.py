@@ -32,7 +32,7 @@ class NoisyLabelDataModule(LightningDataModule, ABC):
 
     Subclass it for data of your own: give ``num_classes`` and :meth:`make_sets`. The reference,
     validation and test parts have clean labels and the evaluation transform; the reference part
-    is disjoint from training.
+    is disjoint from training, and seen as in training with ``Split(reference_transform="train")``.
 
     Args:
         split: Which samples are held out of training. What it leaves open is ``own_split``'s.
@@ -152,6 +152,8 @@ class NoisyLabelDataModule(LightningDataModule, ABC):
                 f"{type(self).__name__}: expected samples for a reference set, got none. Set "
                 f"{size} above 0, or choose another reference_source."
             )
+        if self.split.reference_transform == "train":
+            source = source.seen_as(self.sets.train)
         return self._loader(source)
 
     def scoring_dataloader(self) -> DataLoader[Any]:

@@ -11,6 +11,8 @@ from lightning_alignprune.data.splits import Size, check_size, hold_out, subset
 
 ReferenceSource = Literal["held_out", "val", "test"]
 REFERENCE_SOURCES: tuple[ReferenceSource, ...] = get_args(ReferenceSource)
+ReferenceTransform = Literal["eval", "train"]
+REFERENCE_TRANSFORMS: tuple[ReferenceTransform, ...] = get_args(ReferenceTransform)
 
 Settings = TypeVar("Settings", "Split", "Loading")
 
@@ -30,6 +32,9 @@ class Split:
         reference_source: ``"held_out"`` takes the held-out part; ``"val"`` takes the validation
             set; ``"test"`` takes the *test* set, as runs in the literature do that train on all
             samples: its accuracy is then no longer that of unseen data.
+        reference_transform: ``"eval"`` shows the reference as in evaluation; ``"train"`` as in
+            training, augmented. The robust preset compares predictions of the two, so it wants
+            ``"train"`` where training augments: blurred predictions look like wrong labels.
 
     Raises:
         TypeError: If a value is of the wrong kind.
@@ -46,6 +51,7 @@ class Split:
     train_size: Size | None = None
     seed: int = 0
     reference_source: ReferenceSource = "held_out"
+    reference_transform: ReferenceTransform = "eval"
 
     def __post_init__(self) -> None:
         owner = "Split"
@@ -57,6 +63,9 @@ class Split:
             seed=check_int(owner, "seed", self.seed, low=0, remedy="Any int from 0 on will do."),
             reference_source=check_choice(
                 owner, "reference_source", self.reference_source, REFERENCE_SOURCES
+            ),
+            reference_transform=check_choice(
+                owner, "reference_transform", self.reference_transform, REFERENCE_TRANSFORMS
             ),
         )
 

@@ -1,12 +1,13 @@
 """The rows of the comparison: the methods of the papers' tables, and those that came after."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 from torch.utils.data import DataLoader
 
 from _table.method import Method
-from _table.tasks import Parts, unchanged
+from _table.tasks import Batches, Parts, unchanged
 from lightning_alignprune import (
     ELR,
     IES,
@@ -38,6 +39,13 @@ def reference(parts: Parts) -> DataLoader[Any]:
     return DataLoader(
         parts.reference, batch_size=max(1, len(parts.reference)), collate_fn=unchanged
     )
+
+
+def reference_as_trained(parts: Parts) -> DataLoader[Any]:
+    """Show the reference as training samples are shown: augmented, where they are."""
+    clean = parts.reference
+    as_trained = Batches(clean.inputs, clean.labels, parts.train.transform)
+    return reference(replace(parts, reference=as_trained))
 
 
 def infobatch(parts: Parts) -> DynamicPruningCallback:

@@ -4,7 +4,14 @@ from collections.abc import Callable
 from typing import Any
 
 from _table import comparison
-from _table.comparison import alignprune, alignprune_seta, infobatch, reference, seta
+from _table.comparison import (
+    alignprune,
+    alignprune_seta,
+    infobatch,
+    reference,
+    reference_as_trained,
+    seta,
+)
 from _table.method import Method
 from _table.tasks import Parts
 from lightning_alignprune import (
@@ -22,7 +29,7 @@ from lightning_alignprune import (
 
 
 def _robust(parts: Parts) -> DynamicPruningCallback:
-    return DynamicPruningCallback.robust(reference(parts))
+    return DynamicPruningCallback.robust(reference_as_trained(parts))
 
 
 def _robust_pseudo(parts: Parts) -> DynamicPruningCallback:

@@ -114,6 +114,22 @@ def test_the_test_set_is_the_reference_only_if_named(folder: Path) -> None:
     assert by_val.reference_dataloader().dataset is by_val.sets.val
 
 
+@pytest.mark.parametrize("source", ["held_out", "val"])
+def test_the_reference_is_augmented_as_training_is_if_asked(folder: Path, source: str) -> None:
+    def reference_of(**changed: str) -> list[list[torch.Tensor]]:
+        split = replace(SPLIT, reference_source=source, **changed)
+        data = ready(CIFAR10DataModule(str(folder), split=split))
+        passes = [list(data.reference_dataloader()) for _ in range(2)]
+        return [[torch.cat(part) for part in zip(*each, strict=True)] for each in passes]
+
+    (plain, labels), (again, _) = reference_of()
+    assert torch.equal(plain, again)
+    (augmented, same_labels), (other, _) = reference_of(reference_transform="train")
+    assert torch.equal(labels, same_labels)
+    assert augmented.shape == plain.shape
+    assert not torch.equal(augmented, other)
+
+
 def test_own_transforms_take_one_image(folder: Path) -> None:
     class Mean(nn.Module):
         def forward(self, image):

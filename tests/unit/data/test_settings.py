@@ -83,6 +83,11 @@ class Toy(NoisyLabelDataModule):
             ValueError,
             "reference_source to be one of 'held",
         ),
+        (
+            lambda: Split(reference_transform="augmented"),
+            ValueError,
+            "reference_transform to be one of 'eval', 'train'",
+        ),
     ],
 )
 def test_wrong_arguments_are_named(make, error, text):
