@@ -326,15 +326,15 @@ class DynamicPruningCallback(Callback):
 
         ``LabelOdds`` recorded, ``LabelPosterior`` as score, ``PosteriorCut`` as policy: what is
         probably mislabelled is left out from the epoch on in which the estimated share of wrong
-        labels has stopped rising, to the end; of the rest the easy samples take turns. Where no
-        wrong labels stand out, all samples train in all epochs. Numbers, and where it falls short:
-        the page on the robust preset.
+        labels has stopped rising, to the end. Where no wrong labels stand out, all samples train in
+        all epochs. Numbers, and where it falls short: the page on the robust preset.
 
         With ``reference="pseudo"`` there are no clean labels to fit to: then the plain loss is
         recorded, its mean over ten epochs is the score, and two Gaussians make the cut.
 
         Args:
-            reference: As in the class. Clean samples, a few hundred, held out of training.
+            reference: As in the class. Clean samples, a few hundred, held out of training, and
+                augmented by the same transforms, if training's are.
             signal: Instead of the preset's; None leaves it.
             score: Likewise.
             policy: Likewise.

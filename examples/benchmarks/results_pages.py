@@ -101,6 +101,10 @@ def _compared(table: Callable[..., str], *arguments: Any) -> Callable[[], str]:
     return lambda: table(read("comparison_news"), 0.5, *arguments)
 
 
+def _compared_images() -> str:
+    return comparison_report.one_noise_table(read("comparison_cifar10n"), "worse", 0.5)
+
+
 def _parts_in_full() -> str:
     return comparison_report.parts_table(read("comparison_news_full_length"), None)
 
@@ -112,6 +116,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "compared": _compared(comparison_report.comparison_table, "accuracy_last"),
     "compared_stopped": _compared(comparison_report.comparison_table, "accuracy_best_reference"),
     "compared_ranks": _compared(comparison_report.ranks_table),
+    "compared_images": _compared_images,
     "parts_of_alignprune": _compared(comparison_report.parts_table),
     "parts_in_full": _parts_in_full,
     "news": lambda: _all(NEWS, "news"),

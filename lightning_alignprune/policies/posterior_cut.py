@@ -39,8 +39,8 @@ _MISSED = 0.08
 _LEAP = 0.05
 # Epochs without a better reference loss after which the network is taken to memorise.
 _MEMORISES = 10
-# And those after which it is if what the probabilities add up to sinks below this part of what it
-# was one or two epochs ago.
+# And those after which it is if probabilities are sharp and what they add up to sinks below this
+# part of what it was one or two epochs ago. Soft ones go up and down by as much.
 _STANDS_STILL, _SUNK = 2, 0.95
 # And below this part of what it was at the first cut nobody need ask whether the two agree.
 _SUNK_FAR = 0.8
@@ -73,25 +73,26 @@ class PosteriorCut(Policy):
 
     **How much**: what is more probably wrong than right, the surest first, as long as not more than
     ``max_right`` of what is cut is right. A network that knows little of its classes cuts less
-    then. What has been learned by heart before the first cut looks right; to make up for it, one
-    number is added to all log odds, which has the probabilities of then add up to the estimated
-    share of wrong labels. Where they add up to less than 70 % of it before, the two contradict each
+    then. What has been learned by heart looks right; to make up for it, one number is added to all
+    log odds in each epoch, which has the probabilities add up to the estimated share of wrong
+    labels. Where they add up to less than 70 % of it before the first cut, the two contradict each
     other and nothing is cut: predictions that augmentation blurs look like noise. Where they sink
     below 60 % of it later while the reference still improves, all that was cut comes back.
 
     **And once the network memorises**, all above the threshold is cut. It does when the reference
     loss has not improved for ten epochs and the probabilities still add up to 80 % of the estimated
     share, or for two epochs and they sink by 5 % in that time. Where inputs say little of their
-    class, as short texts do, that would leave most wrong labels in. If at the first cut more than
-    52 % of all that the probabilities call wrong lay below 0.9, the ranks of the samples'
-    calibrated losses among the reference's are cut as well after ten such epochs, unless the two
-    disagree, where the share of wrong labels reaches ``max_wrong``: see
+    class, as short texts do, that would leave most wrong labels in, and probabilities sink by
+    chance too. If at the first cut more than 52 % of all that they call wrong lay below 0.9, only
+    the ten epochs count, and after them the ranks of the samples' calibrated losses among the
+    reference's are cut as well, where the share of wrong labels reaches ``max_wrong``: see
     :func:`~lightning_alignprune.functional.reference_cut`. Ranks are cut then also where the
     reference is too small for an estimate, which could have missed 8 % of wrong labels, if the
     samples' losses stand out from its own.
 
-    Among what is not cut some of the easy samples (ranks below the mean) are left out at random as
-    in InfoBatch, and those that stay count for them.
+    What is not cut trains. To save time there too, ``prune_easy`` leaves some of the easy samples
+    (ranks below the mean) out at random as in InfoBatch, and those that stay count for them; where
+    the network is still learning at its end that costs accuracy.
 
     What was cut is looked at again every ``look_every`` epochs, in a forward pass without
     gradients, and comes back when its probability says so. A cut follows its evidence in both
@@ -105,7 +106,7 @@ class PosteriorCut(Policy):
         max_right: Largest share of right labels among those that are cut, by their probabilities,
             in (0, 1], until the network memorises; 1 cuts all above the threshold. See
             :func:`~lightning_alignprune.functional.false_discovery_threshold`.
-        prune_easy: Chance in [0, 1) that an easy sample is left out of an epoch.
+        prune_easy: Chance in [0, 1) that an easy sample is left out of an epoch; 0 leaves none out.
         readmit: Chance in [0, 1) that a cut sample trains for one epoch, where there are no looks:
             with ``look_every=0`` or ``sample_index=``, in a plain loop or manual optimisation.
         min_kept: Smallest share of the samples that the cut leaves, in (0, 1].
@@ -120,7 +121,7 @@ class PosteriorCut(Policy):
 
     Attributes:
         cuts_by_rank: Whether ranks are cut too by now.
-        offset: What is added to all log odds of wrong labels; None before the first cut.
+        offset: What is added to all log odds of wrong labels by now; None before the first cut.
         wrong_kept: Estimated share of wrong labels among what it keeps; None before the first cut.
             The mean of what the probabilities say, which is too low where a network has memorised.
 
@@ -139,7 +140,7 @@ class PosteriorCut(Policy):
         patience: int = 2,
         max_wrong: float = 0.2,
         max_right: float = 0.03,
-        prune_easy: float = 0.5,
+        prune_easy: float = 0.0,
         readmit: float = 0.02,
         min_kept: float = 0.1,
         min_kept_per_class: float = 0.1,
@@ -190,10 +191,10 @@ class PosteriorCut(Policy):
         if self._is_soft is None:
             return Selection(everything)
         if self.offset is None:
-            self.offset = self._learned_by_heart(wrong, context)
             self._found_first = found
+        self.offset = self._learned_by_heart(wrong, context)
         waited = context.epochs_since_best or 0
-        sinks = found < _SUNK * max(self._found, default=0.0)
+        sinks = not self._is_soft and found < _SUNK * max(self._found, default=0.0)
         memorises = _memorises(context) and (
             _agrees(found, context, _SURELY_AGREES) or found < _SUNK_FAR * self._found_first
         )

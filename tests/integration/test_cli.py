@@ -379,6 +379,7 @@ def test_the_yaml_of_the_migration_note_is_read(capsys: pytest.CaptureFixture[st
         "train_size": None,
         "seed": 3,
         "reference_source": "held_out",
+        "reference_transform": "eval",
     }
     assert data["loading"]["batch_size"] == 64
 

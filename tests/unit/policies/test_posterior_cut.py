@@ -101,7 +101,7 @@ def test_ranks_are_cut_too_where_hardly_a_label_is_surely_wrong():
     wrong, soft, sharp = soft_and_sharp()
     about = {"noise_share": 0.4, "loss_ranks": ranks(wrong), "epochs_since_best": 10}
     for scores, by_rank in ((soft, True), (sharp, False)):
-        policy = made(prune_easy=0.0, readmit=0.0)
+        policy = made(readmit=0.0)
         kept = policy.select(scores, context(**about)).kept
         assert policy.cuts_by_rank is by_rank
         assert not kept[wrong].any()
@@ -111,7 +111,7 @@ def test_ranks_are_cut_too_where_hardly_a_label_is_surely_wrong():
 
 def test_ranks_wait_until_the_network_memorises_and_stay():
     wrong, soft, _ = soft_and_sharp()
-    policy = made(prune_easy=0.0, readmit=0.0)
+    policy = made(readmit=0.0)
     seen = []
     for since_best in (0, 9, 10, 0):
         about = {"noise_share": 0.4, "loss_ranks": ranks(wrong), "epochs_since_best": since_best}
@@ -124,7 +124,7 @@ def test_a_reference_that_stands_still_is_not_enough_if_probabilities_and_share_
     wrong, _, _ = soft_and_sharp()
     weak = torch.where(wrong, 0.55, 0.83)  # adds up to 0.7 of the share
     about = {"noise_share": 0.4, "loss_ranks": ranks(wrong)}
-    policy = made(prune_easy=0.0, readmit=0.0)
+    policy = made(readmit=0.0)
     assert cut(policy, scores=weak, epochs_since_best=20, **about) == 40
     assert not policy.cuts_by_rank
     firm = torch.where(wrong, 0.55, 0.76)
@@ -147,12 +147,21 @@ def test_evidence_that_sinks_while_the_reference_stands_still_was_learned_by_hea
     assert (again > 40) == is_tight
 
 
+def test_evidence_that_is_soft_sinks_for_other_reasons_too():
+    wrong, soft, _ = soft_and_sharp()
+    policy = PosteriorCut(readmit=0.0, threshold=0.4)
+    about = {"noise_share": 0.3, "loss_ranks": ranks(wrong)}
+    assert cut(policy, scores=soft, **about) == 0
+    assert cut(policy, scores=1 - 0.94 * (1 - soft), epochs_since_best=9, **about) == 0
+    assert cut(policy, scores=soft, epochs_since_best=10, **about) >= 40
+
+
 @pytest.mark.parametrize(("sunk_to", "begin"), [(0.92, False), (0.75, True)])
 def test_ranks_begin_without_agreement_only_where_much_was_learned_by_heart(sunk_to, begin):
     wrong, _, _ = soft_and_sharp()
     weak = torch.where(wrong, 0.55, 0.82)  # adds up to 0.72 of the share
     about = {"noise_share": 0.4, "loss_ranks": ranks(wrong)}
-    policy = made(prune_easy=0.0, readmit=0.0)
+    policy = made(readmit=0.0)
     policy.select(weak, context(**about))
     paler = 1 - sunk_to * (1 - weak)
     policy.select(paler, context(epochs_since_best=10, **about))
@@ -162,7 +171,7 @@ def test_ranks_begin_without_agreement_only_where_much_was_learned_by_heart(sunk
 def test_how_it_cuts_is_decided_once():
     wrong, soft, sharp = soft_and_sharp()
     about = {"noise_share": 0.4, "loss_ranks": ranks(wrong), "epochs_since_best": 10}
-    policy = made(prune_easy=0.0, readmit=0.0)
+    policy = made(readmit=0.0)
     for scores in (sharp, soft, soft):
         policy.select(scores, context(**about))
     assert policy.cuts_by_rank is False
@@ -192,7 +201,7 @@ def test_ranks_begin_where_the_reference_is_too_small_for_an_estimate(
     found = ranks(wrong if stands_out else torch.zeros_like(wrong))
     about = {"noise_share": share, "noise_share_error": error}
     about |= {"loss_ranks": found, "epochs_since_best": since_best}
-    policy = made(prune_easy=0.0, readmit=0.0)
+    policy = made(readmit=0.0)
     unknown = torch.full((N,), NAN)
     cut = ~policy.select(unknown, context(since=0, **about)).kept
     assert bool(cut[wrong].all()) == begins == policy.cuts_by_rank
@@ -205,7 +214,7 @@ def test_ranks_begin_where_the_reference_is_too_small_for_an_estimate(
 def test_without_a_share_of_noise_there_is_the_threshold_alone(share):
     wrong, soft, _ = soft_and_sharp()
     about = {"noise_share": share, "loss_ranks": ranks(wrong)}
-    assert cut(made(prune_easy=0.0, readmit=0.0), scores=soft, **about) == 0
+    assert cut(made(readmit=0.0), scores=soft, **about) == 0
 
 
 def test_what_was_learned_by_heart_is_cut_as_probabilities_add_up_to_the_share():
@@ -213,14 +222,15 @@ def test_what_was_learned_by_heart_is_cut_as_probabilities_add_up_to_the_share()
     scores = torch.where(wrong, torch.where(learned, 0.7, 0.02), 0.98)  # P(right)
     assert 1 - scores.mean() < 0.34
     for share, expected in ((0.4, 40), (0.34, 30), (0.2, 30)):
-        policy = made(prune_easy=0.0, readmit=0.0)
+        policy = made(readmit=0.0)
         kept = policy.select(scores, context(noise_share=share)).kept
         assert int((~kept).sum()) == expected
         assert kept[~wrong].all()
-        offset = policy.offset
-        sure = torch.where(wrong, 0.02, 0.995)
-        policy.select(sure, context(noise_share=share))
-        assert policy.offset == offset, "what is learned later makes up for itself"
+        for later in (scores, torch.where(wrong, 0.02, 0.995), torch.where(wrong, 0.3, 0.98)):
+            policy.select(later, context(noise_share=share))
+            added = (1 - later).logit() + policy.offset
+            total = max(share, float(1 - later.mean()))
+            assert float(added.sigmoid().mean()) == pytest.approx(total, abs=1e-3)
 
 
 def test_nothing_is_cut_where_probabilities_and_the_share_contradict_each_other():
@@ -246,13 +256,13 @@ def test_of_what_is_cut_no_more_are_right_than_may_be_until_the_network_memorise
 
 def test_where_no_label_is_surely_wrong_enough_nothing_is_cut():
     scores = torch.where(torch.arange(N) < 40, 0.3, 0.98)  # P(right)
-    policy = PosteriorCut(prune_easy=0.0, readmit=0.0)
+    policy = PosteriorCut(readmit=0.0)
     assert cut(policy, scores=scores, noise_share=0.3) == 0
     assert cut(policy, scores=scores, noise_share=0.3, epochs_since_best=10) == 40
 
 
 def test_a_cut_whose_evidence_fades_is_given_up():
-    policy, places = made(prune_easy=0.0, readmit=0.0), torch.arange(N)
+    policy, places = made(readmit=0.0), torch.arange(N)
     cuts = []
     for number in (12, 8, 6, 6, 8):  # wrong by what each epoch's probabilities say, of 0.12
         scores = torch.where(places < number, 0.005, 0.995)
@@ -262,10 +272,14 @@ def test_a_cut_whose_evidence_fades_is_given_up():
     assert cuts == [12, 8, 0, 0, 8]
 
 
-def test_some_of_the_easy_ones_are_left_out_until_the_end_and_get_no_look():
+def test_if_asked_some_of_the_easy_ones_are_left_out_until_the_end_and_get_no_look():
     wrong, _, sharp = soft_and_sharp()
     about = {"noise_share": 0.4, "loss_ranks": ranks(wrong), "has_looks": True}
-    policy = made()
+    chosen = made().select(sharp, context(**about))
+    assert chosen.kept.equal(~wrong)
+    assert chosen.weights is None
+    policy = made(prune_easy=0.5)
+    assert policy.weighs_samples
     chosen = policy.select(sharp, context(**about))
     easy = ~wrong & (ranks(wrong).samples < ranks(wrong).samples[~wrong].mean())
     assert chosen.kept[~wrong & ~easy].all()
@@ -297,30 +311,35 @@ def test_floors_of_all_and_of_each_class():
     assert cut(made(readmit=0.0, min_kept=0.3), scores=bad) == 70
 
 
-def test_from_every_epoch_on_a_reloaded_policy_decides_as_the_first():
+# Sinking evidence needs the epochs before it, ranks the first cut; what began stays.
+@pytest.mark.parametrize(
+    ("is_soft", "epochs", "expected"),
+    [
+        (True, [(1.0, 0), (0.94, 2), (1.0, 0), (0.75, 10), (1.0, 0)], [0, 0, 0, 53, 53]),
+        (False, [(1.0, 0), (0.96, 2), (0.93, 2), (1.0, 0)], [6, 0, 46, 50]),
+    ],
+)
+def test_from_every_epoch_on_a_reloaded_policy_decides_as_the_first(is_soft, epochs, expected):
     wrong, _, _ = soft_and_sharp()
-    weak = torch.where(wrong, 0.55, 0.82)
-    # Sinking evidence needs the epochs before it, ranks the first cut; what began stays.
-    epochs = [(1.0, 0), (0.94, 2), (1.0, 0), (0.75, 10), (1.0, 0)]
+    first = torch.where(wrong, 0.55, 0.82) if is_soft else posteriors()
 
     def cuts(policy, some):
         return [
             cut(
                 policy,
-                scores=1 - sunk_to * (1 - weak),
-                noise_share=0.4,
+                scores=1 - sunk_to * (1 - first),
+                noise_share=0.4 if is_soft else None,
                 loss_ranks=ranks(wrong),
                 epochs_since_best=since_best,
             )
             for sunk_to, since_best in some
         ]
 
-    expected = cuts(PosteriorCut(prune_easy=0.0, readmit=0.0), epochs)
-    assert expected == [0, 40, 40, 53, 53]
+    assert cuts(PosteriorCut(readmit=0.0), epochs) == expected
     for number in range(1, len(epochs)):
-        policy = PosteriorCut(prune_easy=0.0, readmit=0.0)
+        policy = PosteriorCut(readmit=0.0)
         cuts(policy, epochs[:number])
-        other = PosteriorCut(prune_easy=0.0, readmit=0.0)
+        other = PosteriorCut(readmit=0.0)
         other.load_state_dict(reloaded(policy.state_dict()))
         assert other.wrong_kept == policy.wrong_kept
         assert cuts(other, epochs[number:]) == expected[number:]
