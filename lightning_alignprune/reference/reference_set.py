@@ -6,6 +6,7 @@ from contextlib import nullcontext
 from typing import Any
 
 from lightning.pytorch import LightningDataModule
+from lightning.pytorch.utilities.rank_zero import rank_zero_warn
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 from typing_extensions import override
@@ -15,7 +16,8 @@ from lightning_alignprune.reference.base import Reference
 from lightning_alignprune.reference.evaluation import evaluated_batches
 from lightning_alignprune.reference.samples import ReferenceWeights, SampleDetail
 from lightning_alignprune.reference.totals import PassTotals
-from lightning_alignprune.trainer_access.errors import refusal
+from lightning_alignprune.trainer_access.augmentation import is_augmented
+from lightning_alignprune.trainer_access.errors import OWNER, refusal
 from lightning_alignprune.trainer_access.loaders import batch_size_of, shard_batches
 from lightning_alignprune.trainer_access.running_fit import RunningFit
 
@@ -93,6 +95,8 @@ class ReferenceSet(Reference):
             raise refusal(
                 "a reference set with samples", "an empty one", "Give at least one batch."
             )
+        if self.detail == "logits" and self.fit.trainer.global_rank == 0:
+            self._compare_views(train_loader, found)
         dataset = getattr(found, "dataset", None)
         self._num_samples = len(dataset) if isinstance(dataset, Sized) else None
         world_size, rank = self.fit.trainer.world_size, self.fit.trainer.global_rank
@@ -101,6 +105,17 @@ class ReferenceSet(Reference):
             trainer = self.fit.trainer
             steps = math.ceil(trainer.num_training_batches / trainer.accumulate_grad_batches)
             self._average = AveragedWeights(self.fit, horizon=max(1, steps))
+
+    @staticmethod
+    def _compare_views(train_loader: DataLoader[Any], found: Any) -> None:
+        """Say so if predictions of augmented samples would be compared with plain ones."""
+        if is_augmented(train_loader) and is_augmented(found) is False:
+            rank_zero_warn(
+                f"{OWNER}: the training samples are augmented and the reference's are not. What "
+                "the network says of the two is compared, and predictions that augmentation blurs "
+                "look like wrong labels. Give the reference the training transforms; the data "
+                'modules of this package do with Split(reference_transform="train").'
+            )
 
     @override
     def before_batch(self, batch_idx: int) -> None:

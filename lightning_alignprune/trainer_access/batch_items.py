@@ -91,7 +91,7 @@ class TrainItems:
         order, place = self._sampler.order, self._sampler.place
         parts = [order[place(0)].tolist(), order[place(1)].tolist()]
         indices = _other_than_first([part for part in parts if part])
-        return None if indices is None else _fetched(self._loader, indices)
+        return None if indices is None else fetched(self._loader, indices)
 
 
 def _other_than_first(batches: list[list[Any]]) -> list[Any] | None:
@@ -104,13 +104,22 @@ def _other_than_first(batches: list[list[Any]]) -> list[Any] | None:
     return first if size < 4 else (first[: -(-size // 2)] * 2)[:size]
 
 
-def _fetched(loader: DataLoader[Any], indices: list[int]) -> list[Any]:
+def fetched(loader: DataLoader[Any], indices: list[int], timeout: float = 0) -> list[Any]:
+    """Read items in a worker process, in which what they are read from may change.
+
+    Args:
+        loader: Whose data set is asked.
+        indices: Which items, of which the same may be asked again.
+        timeout: Seconds after which to give up with an error; 0 waits.
+    """
     single = access.with_batches(loader, [indices])
     single.__dict__.update(
         collate_fn=_as_they_are,
         num_workers=1,
+        prefetch_factor=loader.prefetch_factor or 2,  # None without workers
         persistent_workers=False,
         pin_memory=False,
+        timeout=timeout,
         generator=torch.Generator(),
     )
     (items,) = single
