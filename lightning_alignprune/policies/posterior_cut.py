@@ -1,6 +1,7 @@
 """`PosteriorCut`: leave out what is probably mislabelled."""
 
 import math
+from statistics import fmean
 from typing import Any, NamedTuple
 
 import torch
@@ -37,7 +38,9 @@ _SURELY_AGREES = 0.8
 _MISSED = 0.08
 # Share of all samples by which a cut must change to be warned of.
 _LEAP = 0.05
-# Epochs without a better reference loss after which the network is taken to memorise.
+# Epochs without a better reference loss after which the network is taken to memorise, if the loss
+# rises meanwhile. A small reference that is augmented anew in each pass has lucky epochs, which
+# are not surpassed for as long.
 _MEMORISES = 10
 # And those after which it is if probabilities are sharp and what they add up to sinks below this
 # part of what it was one or two epochs ago. Soft ones go up and down by as much.
@@ -53,8 +56,9 @@ class _RankCut(NamedTuple):
     cut: Tensor
 
 
-def _memorises(context: SelectionContext) -> bool:
-    return (context.epochs_since_best or 0) >= _MEMORISES
+def _newest_loss(context: SelectionContext) -> list[float]:
+    """Return the reference loss of the last epoch, if there is one."""
+    return [loss for loss in context.trajectories.reference[-1:].tolist() if not math.isnan(loss)]
 
 
 def _agrees(found: float, context: SelectionContext, least: float) -> bool:
@@ -172,6 +176,7 @@ class PosteriorCut(Policy):
         self.cuts_by_rank = False
         self._is_tight = False
         self._found: list[float] = []
+        self._losses: list[float] = []
         self._found_first = 0.0
         self._is_soft: bool | None = None
         self.offset: float | None = None
@@ -186,16 +191,18 @@ class PosteriorCut(Policy):
         found = self._share_of_wrong(wrong, everything, context)
         if not math.isnan(found):
             self._found = [*self._found, found][-3:]
+        self._losses = [*self._losses, *_newest_loss(context)][-_MEMORISES:]
         if self._is_soft is None:
             self._is_soft = self._begun(wrong, found, context)
         if self._is_soft is None:
             return Selection(everything)
+        waited = context.epochs_since_best or 0
         if self.offset is None:
             self._found_first = found
-        self.offset = self._learned_by_heart(wrong, context)
-        waited = context.epochs_since_best or 0
+        if self.offset is None or waited > _STANDS_STILL:
+            self.offset = self._learned_by_heart(wrong, context)
         sinks = not self._is_soft and found < _SUNK * max(self._found, default=0.0)
-        memorises = _memorises(context) and (
+        memorises = self._stopped_learning(context) and (
             _agrees(found, context, _SURELY_AGREES) or found < _SUNK_FAR * self._found_first
         )
         self._is_tight |= memorises or (sinks and waited >= _STANDS_STILL)
@@ -224,11 +231,17 @@ class PosteriorCut(Policy):
             return None
         return True if context.is_any(bool(self._by_rank(context).cut.any())) else None
 
-    @staticmethod
-    def _may_have_missed_noise(context: SelectionContext) -> bool:
+    def _stopped_learning(self, context: SelectionContext) -> bool:
+        """Say whether the reference loss has not improved for long and rises."""
+        if (context.epochs_since_best or 0) < _MEMORISES:
+            return False
+        half, losses = _MEMORISES // 2, self._losses
+        return len(losses) < _MEMORISES or fmean(losses[half:]) > fmean(losses[:half])
+
+    def _may_have_missed_noise(self, context: SelectionContext) -> bool:
         """Say whether too small a reference for an estimate may show noise by its losses."""
         return (
-            _memorises(context)
+            self._stopped_learning(context)
             and context.loss_ranks is not None
             and context.noise_share == 0.0
             and CONFIDENCE * (context.noise_share_error or 0.0) > _MISSED
@@ -339,6 +352,7 @@ class PosteriorCut(Policy):
             "is_soft": self._is_soft,
             "is_tight": self._is_tight,
             "found": list(self._found),
+            "losses": list(self._losses),
             "found_first": self._found_first,
             "offset": self.offset,
             "wrong_kept": self.wrong_kept,
@@ -351,3 +365,4 @@ class PosteriorCut(Policy):
         self.offset, self._cut = state["offset"], state["cut"]
         self._is_soft, self._is_tight = state["is_soft"], state["is_tight"]
         self._found, self._found_first = list(state["found"]), state["found_first"]
+        self._losses = list(state["losses"])

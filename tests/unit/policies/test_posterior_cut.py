@@ -227,7 +227,10 @@ def test_what_was_learned_by_heart_is_cut_as_probabilities_add_up_to_the_share()
         assert int((~kept).sum()) == expected
         assert kept[~wrong].all()
         for later in (scores, torch.where(wrong, 0.02, 0.995), torch.where(wrong, 0.3, 0.98)):
-            policy.select(later, context(noise_share=share))
+            before = policy.offset
+            policy.select(later, context(noise_share=share, epochs_since_best=2))
+            assert policy.offset == before, "a network that learns better has no need of it"
+            policy.select(later, context(noise_share=share, epochs_since_best=3))
             added = (1 - later).logit() + policy.offset
             total = max(share, float(1 - later.mean()))
             assert float(added.sigmoid().mean()) == pytest.approx(total, abs=1e-3)
@@ -252,6 +255,19 @@ def test_of_what_is_cut_no_more_are_right_than_may_be_until_the_network_memorise
     for since, number in ((9, 6), (10, 50), (0, 50)):
         policy = policy if since == 0 else PosteriorCut(readmit=0.0)
         assert cut(policy, epochs_since_best=since) == number
+
+
+def test_a_lucky_reference_loss_of_long_ago_is_no_memorisation():
+    def cut_after(losses):
+        policy = PosteriorCut(readmit=0.0)
+        for since, loss in enumerate(losses, 1):
+            number = cut(policy, reference=loss, epochs_since_best=since)
+        return number
+
+    assert cut_after([1.0 + 0.02 * t for t in range(10)]) == 50
+    falling = [1.3, 1.2, 1.3, 1.25, 1.2, 1.2, 1.1, 1.2, 1.05, 1.1]  # the best was 1.0, by chance
+    assert cut_after(falling) == 6
+    assert cut_after([NAN, *falling, *(1.1 + 0.02 * t for t in range(9))]) == 50
 
 
 def test_where_no_label_is_surely_wrong_enough_nothing_is_cut():
