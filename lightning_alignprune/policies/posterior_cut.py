@@ -78,14 +78,17 @@ class PosteriorCut(Policy):
     **How much**: what is more probably wrong than right, the surest first, as long as not more than
     ``max_right`` of what is cut is right. A network that knows little of its classes cuts less
     then. What has been learned by heart looks right; to make up for it, one number is added to all
-    log odds in each epoch, which has the probabilities add up to the estimated share of wrong
-    labels. Where they add up to less than 70 % of it before the first cut, the two contradict each
-    other and nothing is cut: predictions that augmentation blurs look like noise. Where they sink
-    below 60 % of it later while the reference still improves, all that was cut comes back.
+    log odds, which has the probabilities add up to the estimated share of wrong labels. It is
+    worked out at the first cut, and anew while the reference loss has not improved for more than
+    two epochs. Where they add up to less than 70 % of the share before the first cut, the two
+    contradict each other and nothing is cut: predictions that augmentation blurs look like noise.
+    Where they sink below 60 % of it later while the reference still improves, all that was cut
+    comes back.
 
     **And once the network memorises**, all above the threshold is cut. It does when the reference
-    loss has not improved for ten epochs and the probabilities still add up to 80 % of the estimated
-    share, or for two epochs and they sink by 5 % in that time. Where inputs say little of their
+    loss has not improved for ten epochs and rises in the last five, and the probabilities still add
+    up to 80 % of the estimated share; or when it has not for two epochs, and they sink by 5 % in
+    that time. Where inputs say little of their
     class, as short texts do, that would leave most wrong labels in, and probabilities sink by
     chance too. If at the first cut more than 52 % of all that they call wrong lay below 0.9, only
     the ten epochs count, and after them the ranks of the samples' calibrated losses among the
