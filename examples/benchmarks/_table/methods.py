@@ -32,6 +32,10 @@ def _robust(parts: Parts) -> DynamicPruningCallback:
     return DynamicPruningCallback.robust(reference_as_trained(parts))
 
 
+def _robust_plain_reference(parts: Parts) -> DynamicPruningCallback:
+    return DynamicPruningCallback.robust(reference(parts))
+
+
 def _robust_pseudo(parts: Parts) -> DynamicPruningCallback:
     return DynamicPruningCallback.robust("pseudo")
 
@@ -152,6 +156,13 @@ ABLATIONS = {
 }
 """Ranks alone with one part changed; run only when named."""
 
+AUGMENTED = {
+    "robust_plain_reference": Method(
+        "robust preset, reference not augmented", _robust_plain_reference
+    ),
+}
+"""Rows that say something where training is augmented; run only when named."""
+
 COMPARISON = {
     "full": METHODS["full"],
     "equal_length": Method("full training of equal length", share=1.0, is_scored=False),
@@ -166,4 +177,4 @@ COMPARISON = {
 }
 """What one run with shares to prune compares; its order is that of the tables."""
 
-ALL_METHODS = {**METHODS, **ABLATIONS, **COMPARISON}
+ALL_METHODS = {**METHODS, **ABLATIONS, **AUGMENTED, **COMPARISON}

@@ -2,7 +2,7 @@
 
 from statistics import fmean
 
-from _table.methods import ALL_METHODS, METHODS
+from _table.methods import ALL_METHODS, AUGMENTED, METHODS
 from _table.report import CALIBRATED, NONE, STOPPED, Result, Row, mean_and_sd, pipes, runs_of
 
 Column = tuple[str, list[Result], str]
@@ -27,6 +27,8 @@ def preset_table(columns: list[Column], preset: str = "robust") -> str:
             rows.append(_accuracies(STOPPED, columns, method, "accuracy_best_reference"))
             rows.append(_accuracies(CALIBRATED, columns, method, "accuracy_calibrated"))
             rows.append(_accuracies(ALL_METHODS["ema"].name, columns, "ema"))
+        if method == preset:
+            rows += [_accuracies(row.name, columns, name) for name, row in AUGMENTED.items()]
     rows += [
         ("*passes of the preset*", *(_mean(column, preset, "passes", 2) for column in columns)),
         ("*its part of the oracle's gain over full*", *(_part_of_gain(c, preset) for c in columns)),
