@@ -88,14 +88,13 @@ class PosteriorCut(Policy):
     **And once the network memorises**, all above the threshold is cut. It does when the reference
     loss has not improved for ten epochs and rises in the last five, and the probabilities still add
     up to 80 % of the estimated share; or when it has not for two epochs, and they sink by 5 % in
-    that time. Where inputs say little of their
-    class, as short texts do, that would leave most wrong labels in, and probabilities sink by
-    chance too. If at the first cut more than 52 % of all that they call wrong lay below 0.9, only
-    the ten epochs count, and after them the ranks of the samples' calibrated losses among the
-    reference's are cut as well, where the share of wrong labels reaches ``max_wrong``: see
-    :func:`~lightning_alignprune.functional.reference_cut`. Ranks are cut then also where the
-    reference is too small for an estimate, which could have missed 8 % of wrong labels, if the
-    samples' losses stand out from its own.
+    that time. Where inputs say little of their class, as short texts do, that would leave most
+    wrong labels in, and probabilities sink by chance too. If at the first cut more than 52 % of all
+    that they call wrong lay below 0.9, only the ten epochs count, and after them the ranks of the
+    samples' calibrated losses among the reference's are cut as well, where the share of wrong
+    labels reaches ``max_wrong``: see :func:`~lightning_alignprune.functional.reference_cut`. Ranks
+    are cut then also where the reference is too small for an estimate, which could have missed 8 %
+    of wrong labels, if the samples' losses stand out from its own.
 
     What is not cut trains. To save time there too, ``prune_easy`` leaves some of the easy samples
     (ranks below the mean) out at random as in InfoBatch, and those that stay count for them; where

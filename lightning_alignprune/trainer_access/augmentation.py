@@ -38,13 +38,13 @@ def is_augmented(loader: Any) -> bool | None:
         places = sorted({0, len(loader.dataset) // 2})  # type: ignore[arg-type]
         indices = [place for place in places for _ in range(_NUM_READINGS)]
         items = fetched(loader, indices, _TIMEOUT)
+        if len(items) != len(indices):
+            return None  # a data set that makes whole batches
+        readings = [items[i : i + _NUM_READINGS] for i in range(0, len(items), _NUM_READINGS)]
+        return any(not _equal(first, other) for first, *others in readings for other in others)
     except Exception as error:
         rank_zero_debug(f"{OWNER}: it cannot be told whether samples are augmented: {error}")
         return None
-    if len(items) != len(indices):
-        return None  # a data set that makes whole batches
-    readings = [items[i : i + _NUM_READINGS] for i in range(0, len(items), _NUM_READINGS)]
-    return any(not _equal(first, other) for first, *others in readings for other in others)
 
 
 def _equal(item: Any, other: Any) -> bool:
