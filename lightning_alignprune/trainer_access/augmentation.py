@@ -26,8 +26,8 @@ def is_augmented(loader: Any) -> bool | None:
         loader: Any loader; only a ``DataLoader`` of indexed samples can be asked.
 
     Note:
-        Four readings of two samples miss an augmentation that changes half of the samples in one
-        of 64 fits. What ``collate_fn`` or the module does to a batch is not seen.
+        Four readings of two samples miss an augmentation that changes half of the samples for one
+        data set in 64. What ``collate_fn`` or the module does to a batch is not seen.
     """
     if not isinstance(loader, DataLoader) or isinstance(loader.dataset, IterableDataset):
         return None
